@@ -1,0 +1,174 @@
+"""Every setting, validated once and read from pairloop.toml. Importable without torch.
+
+The file that `pairloop init` writes is rendered from these classes, comments included: what a setting means is said
+here and nowhere else. Names are TRL's own where TRL has the setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpo_core.errors import SettingsError
+
+FILE_NAME = "pairloop.toml"
+
+
+class Section(BaseModel):
+    """One [section] of pairloop.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Section):
+    """The model that everything starts from."""
+
+    base: str = Field(
+        "", description="A Hugging Face causal LM: a folder (relative to this file or absolute) or an id."
+    )
+    tuning: Literal["full", "lora"] = Field("full", description='"full" trains all weights, "lora" an adapter.')
+    lora_r: int = Field(16, ge=1, description="Rank of the adapter (lora only).")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the adapter (lora only).")
+    lora_target_modules: str = Field("all-linear", description="Which layers get the adapter, as peft names them.")
+
+
+class RoundSettings(Section):
+    """How much is asked in one round."""
+
+    comparisons: int = Field(40, ge=2, description="Comparisons a round asks for before it can be trained on.")
+    comparisons_per_pair: int = Field(1, ge=1, description="How many annotators judge each pair.")
+    spare_pairs: float = Field(0.25, ge=0, le=2, description="Pairs beyond the target, as a share, for skips.")
+    held_out_share: float = Field(
+        0.2, ge=0, le=0.9, description="Share of prompts never trained on, to judge with. Fixed when prompts come in."
+    )
+
+
+class SamplingSettings(Section):
+    """How a checkpoint writes completions."""
+
+    temperature: float = Field(1.0, gt=0, le=5, description="Above 1: more variety; below: safer text.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Sample from the likeliest tokens that add up to this.")
+    max_new_tokens: int = Field(200, ge=1, description="Longest completion, in tokens.")
+    batch_size: int = Field(8, ge=1, description="Prompts written for at once (two completions each).")
+    attempts: int = Field(4, ge=1, description="How often an empty or identical completion is drawn again.")
+    seed: int = Field(0, ge=0, description="Every draw follows from it.")
+
+
+class TrainingSettings(Section):
+    """How a checkpoint is trained. TRL's names; see the DPOConfig reference of TRL for each."""
+
+    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference: higher is closer.")
+    learning_rate: float = Field(5e-6, gt=0, description="5e-7 to 1e-6 for full weights of real LLMs, 1e-5 for LoRA.")
+    num_train_epochs: float = Field(1, gt=0, description="Passes over the training pairs.")
+    batch_size: int = Field(8, ge=1, description="Pairs in one optimizer step, per process.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches added up before each step.")
+    max_length: int = Field(1024, ge=8, description="Prompt and completion together, in tokens; the rest is cut.")
+    loss_type: str = Field("sigmoid", description="Any loss of TRL's DPOConfig, such as sigmoid, ipo, robust.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped labels assumed (robust loss).")
+    lr_scheduler_type: str = Field("linear", description="As transformers names it: linear, cosine, constant.")
+    warmup_steps: float = Field(0.1, ge=0, description="Steps over which the rate rises; below 1: a share of them.")
+    weight_decay: float = Field(0.0, ge=0, description="Pull of every weight towards zero.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
+    gradient_checkpointing: bool = Field(False, description="Less memory for more time.")
+    bf16: bool = Field(False, description="Compute in bfloat16 (the weights stay float32).")
+    comparisons: Literal["all", "round"] = Field(
+        "all", description='Train on "all" comparisons so far (imports too), or on the "round" alone.'
+    )
+    min_agreement: float = Field(0.5, ge=0, le=1, description="A pair's majority must exceed this to be trained on.")
+    save_steps: int = Field(20, ge=1, description="Steps between the points a killed run resumes from.")
+    seed: int = Field(0, ge=0, description="Order of the pairs and every other draw.")
+
+
+class WorkerSettings(Section):
+    """The process that carries out runs."""
+
+    threads: int = Field(0, ge=0, description="CPU threads for a run; 0: one for each core.")
+    niceness: int = Field(10, ge=0, le=19, description="How far a run steps back behind the app.")
+    lease_seconds: float = Field(30, ge=2, description="How soon another worker takes over from one that died.")
+
+
+class ServerSettings(Section):
+    """Where the app listens."""
+
+    address: str = Field("127.0.0.1", description="Only this machine. There is no login yet: mind what you open.")
+    port: int = Field(8501, ge=0, le=65535, description="0: any free one.")
+
+
+class StoreSettings(Section):
+    """Where comparisons are kept."""
+
+    url: str = Field("", description="A database URL; empty: pairloop.db beside this file.")
+
+
+class Settings(Section):
+    """All of pairloop.toml."""
+
+    model: ModelSettings = ModelSettings()
+    round: RoundSettings = RoundSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    training: TrainingSettings = TrainingSettings()
+    worker: WorkerSettings = WorkerSettings()
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check pairloop.toml. Raises SettingsError that names the file, the line or key, and the nearest key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse_settings(text, path)
+    except FileNotFoundError:
+        raise SettingsError(f"There is no {path}. `pairloop init` makes a workspace.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+
+
+def parse_settings(text: str, path: Path) -> Settings:
+    """Settings from the text of a pairloop.toml; `path` is named in errors. Raises SettingsError."""
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}. Nothing was changed.") from error
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
+        raise SettingsError(f"{path} has settings that cannot be used:\n{problems}") from error
+
+
+def _problem(item: Any) -> str:
+    where = [str(part) for part in item["loc"]]
+    if item["type"] != "extra_forbidden":
+        return f"{'.'.join(where)}: {item['msg']} (it is {item['input']!r})"
+    known = _keys_at(where[:-1])
+    near = difflib.get_close_matches(where[-1], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+    return f"{'.'.join(where)}: there is no such setting; {hint}"
+
+
+def _keys_at(where: list[str]) -> list[str]:
+    section: type[BaseModel] = Settings
+    for part in where:
+        annotation = section.model_fields[part].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
+
+
+def render_settings(settings: Settings) -> str:
+    """A commented pairloop.toml with these values. Reading it gives the same settings back."""
+    parts = ["# pairloop's settings for this workspace. Every line is optional: what is left out keeps its default."]
+    for name, field in Settings.model_fields.items():
+        section: Section = getattr(settings, name)
+        parts.append(f"\n# {type(section).__doc__}\n[{name}]")
+        parts += [_setting_line(section, key) for key in type(section).model_fields]
+        assert field.annotation is type(section)
+    return "\n".join(parts) + "\n"
+
+
+def _setting_line(section: Section, key: str) -> str:
+    value = json.dumps(getattr(section, key), ensure_ascii=False)
+    return f"{f'{key} = {value}':<44} # {type(section).model_fields[key].description}"

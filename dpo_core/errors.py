@@ -1,0 +1,25 @@
+"""What the core says when something is for the user to mend. Printed without a traceback."""
+
+
+class CoreError(Exception):
+    """Base of everything the core raises on purpose. The message says what happened, what was kept, what to do."""
+
+
+class SettingsError(CoreError):
+    """pairloop.toml is missing, malformed, or has a value or key it should not have."""
+
+
+class WorkspaceError(CoreError):
+    """The folder is not a workspace, or cannot become one."""
+
+
+class ModelError(CoreError):
+    """A model, its tokenizer or its chat template cannot be used."""
+
+
+class RunError(CoreError):
+    """A run cannot be started or carried out as asked."""
+
+
+class RunCancelled(CoreError):  # noqa: N818 - a request that was followed, not an error
+    """Somebody pressed Cancel."""

@@ -1,0 +1,277 @@
+"""One round, end to end. The file to read first.
+
+    start_round      the serving checkpoint is asked to write pairs (a sample run)
+    (people compare) store.pairs.next_pair, store.comparisons.record_comparison
+    start_training   the comparisons are cut into a snapshot, and a train run is queued on it
+    (the worker)     trains the parent on the snapshot, evaluates on held-out prompts, registers the checkpoint
+    decide           the new checkpoint writes the next round (promote), or its parent does (keep)
+
+`read_loop` says where all this stands and what is next: the Loop page, `pairloop status` and `pairloop simulate` all
+ask it, so none of them has rules of its own. Importable without torch; what needs it happens in runs (see carry_out.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlmodel import Session
+
+from dpo_core.errors import RunError
+from dpo_core.workspace import Workspace
+from store.checkpoints import get_checkpoint, serving_checkpoint
+from store.comparisons import count_round
+from store.database import writing
+from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
+from store.pairs import count_pairs
+from store.prompts import count_prompts, prompts_to_ask
+from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
+from store.runs import last_run, queue_run, retry_run
+from store.snapshots import SnapshotFilter, cut_snapshot
+
+
+class Step(StrEnum):
+    """What the loop waits for."""
+
+    IMPORT_PROMPTS = "import_prompts"
+    START_ROUND = "start_round"
+    WAIT_FOR_PAIRS = "wait_for_pairs"
+    COMPARE = "compare"
+    TRAIN = "train"
+    WAIT_FOR_TRAINING = "wait_for_training"
+    DECIDE = "decide"
+    MEND_RUN = "mend_run"
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """Where the loop stands. `run` is the run waited for, or the one that failed or was cancelled."""
+
+    step: Step
+    round: Round | None
+    checkpoint: Checkpoint
+    comparisons: dict[str, int]
+    pairs: dict[str, int]
+    prompts: dict[str, int]
+    run: Run | None
+
+
+@dataclass(frozen=True)
+class RoundStory:
+    """What happened in one round, for the Loop page and `pairloop rounds`."""
+
+    round: Round
+    checkpoint: Checkpoint
+    comparisons: dict[str, int]
+    snapshot: Snapshot | None
+    result: Checkpoint | None
+
+
+def read_loop(*, session: Session) -> LoopState:
+    """Where the loop stands and what is next."""
+    current = latest_round(session=session)
+    prompts = count_prompts(session=session)
+    if current is None or current.status == RoundStatus.DONE:
+        step = Step.START_ROUND if sum(prompts.values()) else Step.IMPORT_PROMPTS
+        return LoopState(step, current, serving_checkpoint(session=session), {}, {}, prompts, None)
+    assert current.id is not None
+    comparisons = count_round(session=session, round_id=current.id)
+    pairs = count_pairs(session=session, round_id=current.id)
+    step, run = _step(session, current, comparisons, pairs)
+    checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
+    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run)
+
+
+def _step(
+    session: Session, current: Round, comparisons: dict[str, int], pairs: dict[str, int]
+) -> tuple[Step, Run | None]:
+    assert current.id is not None
+    if current.status == RoundStatus.DECIDING:
+        return Step.DECIDE, None
+    if current.status == RoundStatus.TRAINING:
+        return _waiting(last_run(session=session, round_id=current.id, kind=RunKind.TRAIN), Step.WAIT_FOR_TRAINING)
+    if comparisons["done"] >= current.target:
+        return Step.TRAIN, None
+    sampling = last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE)
+    if pairs["open"] or current.status == RoundStatus.COMPARING:
+        return Step.COMPARE, sampling
+    return _waiting(sampling, Step.WAIT_FOR_PAIRS)
+
+
+def _waiting(run: Run | None, step: Step) -> tuple[Step, Run | None]:
+    stuck = run is not None and run.status in (RunStatus.FAILED, RunStatus.CANCELLED)
+    return (Step.MEND_RUN if stuck else step), run
+
+
+def round_stories(*, session: Session) -> list[RoundStory]:
+    """Every round so far, oldest first."""
+    return [_story(session, entry) for entry in list_rounds(session=session)]
+
+
+def _story(session: Session, entry: Round) -> RoundStory:
+    assert entry.id is not None
+    return RoundStory(
+        round=entry,
+        checkpoint=session.get_one(Checkpoint, entry.checkpoint_id),
+        comparisons=count_round(session=session, round_id=entry.id),
+        snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
+        result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
+    )
+
+
+def start_round(workspace: Workspace, *, by: str, comparisons: int | None = None) -> Round:
+    """Open the next round and queue its sample run. Raises StateError while one is open, RunError without prompts."""
+    with writing(workspace.engine) as session:
+        checkpoint = serving_checkpoint(session=session)
+        assert checkpoint.id is not None
+        target = comparisons or workspace.settings.round.comparisons
+        opened = add_round(session=session, checkpoint_id=checkpoint.id, target=target)
+        _queue_sampling(session, workspace, opened, checkpoint, _pairs_wanted(workspace, target), by)
+        return opened
+
+
+def _pairs_wanted(workspace: Workspace, comparisons: int) -> int:
+    settings = workspace.settings.round
+    return max(1, round(comparisons / settings.comparisons_per_pair * (1 + settings.spare_pairs)))
+
+
+def _queue_sampling(
+    session: Session, workspace: Workspace, current: Round, checkpoint: Checkpoint, count: int, by: str
+) -> Run:
+    settings = workspace.settings
+    # The prompts are fixed here: a sample run that is resumed must go on with the list it started with.
+    prompts = prompts_to_ask(
+        session=session,
+        count=count,
+        held_out_share=settings.round.held_out_share,
+        seed=settings.sampling.seed + current.number,
+    )
+    if not prompts:
+        raise RunError("There are no prompts to write completions for. `pairloop import` brings some in.")
+    assert current.id is not None
+    first = count_pairs(session=session, round_id=current.id)["pairs"]
+    details = {
+        "checkpoint": checkpoint.name,
+        "prompt_ids": [prompt.id for prompt in prompts],
+        "first_position": first,
+        "wanted": settings.round.comparisons_per_pair,
+        "sampling": settings.sampling.model_dump() | {"seed": settings.sampling.seed + 1000 * current.number + first},
+    }
+    return queue_run(session=session, kind=RunKind.SAMPLE, settings=details, requested_by=by, round_id=current.id)
+
+
+def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
+    """Queue more pairs for the open round. Raises RunError without one, StateError while it is being sampled."""
+    with writing(workspace.engine) as session:
+        current = _open_round(session)
+        checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
+        return _queue_sampling(session, workspace, current, checkpoint, pairs, by)
+
+
+def _open_round(session: Session) -> Round:
+    current = latest_round(session=session)
+    if current is None or current.status == RoundStatus.DONE:
+        raise RunError("No round is open. Start one first (`pairloop sample`).")
+    return current
+
+
+def start_training(workspace: Workspace, *, by: str, early: bool = False, changes: dict[str, Any] | None = None) -> Run:
+    """Cut the snapshot of what has been compared so far and queue a train run on it.
+
+    `early` allows it before the round's target is reached; `changes` are training settings for this run alone.
+    Raises RunError where the round is not ready, SnapshotError where there is nothing to train on.
+    """
+    training = _changed(workspace, changes or {})
+    with writing(workspace.engine) as session:
+        current = _ready_round(session, early=early)
+        assert current.id is not None
+        snapshot = cut_snapshot(
+            session=session, folder=workspace.folder, filter=training_filter(workspace, current.number)
+        )
+        parent = session.get_one(Checkpoint, current.checkpoint_id)
+        current.snapshot_id = snapshot.id
+        session.add(current)
+        set_round_status(session=session, round_id=current.id, status=RoundStatus.TRAINING)
+        details = {
+            "name": f"round-{current.number}",
+            "parent": parent.name,
+            "snapshot": snapshot.hash,
+            "model": workspace.settings.model.model_dump(),
+            "training": training,
+        }
+        return queue_run(session=session, kind=RunKind.TRAIN, settings=details, requested_by=by, round_id=current.id)
+
+
+def _changed(workspace: Workspace, changes: dict[str, Any]) -> dict[str, Any]:
+    settings = workspace.settings.training
+    unknown = set(changes) - set(type(settings).model_fields)
+    if unknown:
+        raise RunError(f"There is no training setting {', '.join(sorted(unknown))}.")
+    return type(settings).model_validate(settings.model_dump() | changes).model_dump()
+
+
+def training_filter(workspace: Workspace, number: int) -> SnapshotFilter:
+    """Which comparisons a round trains on, as pairloop.toml says."""
+    training = workspace.settings.training
+    only_round = training.comparisons == "round"
+    return SnapshotFilter(
+        round_numbers=(number,) if only_round else None,
+        include_imported=not only_round,
+        min_agreement=training.min_agreement,
+    )
+
+
+def _ready_round(session: Session, *, early: bool) -> Round:
+    state = read_loop(session=session)
+    if state.round is None or state.round.status not in (RoundStatus.SAMPLING, RoundStatus.COMPARING):
+        where = "no round is open" if state.round is None else f"round {state.round.number} is {state.round.status}"
+        raise RunError(f"There is nothing to train now: {where}.")
+    if state.step != Step.TRAIN and not early:
+        done, target = state.comparisons["done"], state.round.target
+        raise RunError(f"Round {state.round.number} has {done} of {target} comparisons. Compare on, or train early.")
+    return state.round
+
+
+def return_to_comparing(workspace: Workspace, *, by: str) -> Round:
+    """Give up a failed or cancelled training and open the round again. Raises RunError otherwise."""
+    with writing(workspace.engine) as session:
+        state = read_loop(session=session)
+        if state.step != Step.MEND_RUN or state.round is None or state.round.id is None:
+            raise RunError("No run of the open round has failed.")
+        return set_round_status(session=session, round_id=state.round.id, status=RoundStatus.COMPARING)
+
+
+def retry(workspace: Workspace, *, run_id: int) -> Run:
+    """Queue a failed or cancelled run again. Raises StateError otherwise."""
+    with writing(workspace.engine) as session:
+        return retry_run(session=session, run_id=run_id)
+
+
+def decide(workspace: Workspace, *, decision: Decision, by: str) -> Round:
+    """Close the open round: its checkpoint writes the next one (promote), or its parent does (keep)."""
+    with writing(workspace.engine) as session:
+        current = _open_round(session)
+        assert current.id is not None
+        return decide_round(session=session, round_id=current.id, decision=decision, by=by)
+
+
+def go_on(workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None) -> Round:
+    """Decide about the new checkpoint and start the next round: the Loop page's one button."""
+    decide(workspace, decision=decision, by=by)
+    return start_round(workspace, by=by, comparisons=comparisons)
+
+
+def queue_evaluation(workspace: Workspace, *, checkpoint: str, snapshot: Snapshot, by: str) -> Run:
+    """Queue a run that judges a checkpoint on a snapshot's held-out pairs, beside its parent. Raises StoreError."""
+    with writing(workspace.engine) as session:
+        judged = get_checkpoint(session=session, name=checkpoint)
+        parent = session.get(Checkpoint, judged.parent_id) if judged.parent_id else judged
+        assert parent is not None
+        details = {
+            "checkpoint": judged.name,
+            "reference": parent.name,
+            "snapshot": snapshot.hash,
+            "training": workspace.settings.training.model_dump(),
+        }
+        return queue_run(session=session, kind=RunKind.EVALUATE, settings=details, requested_by=by)

@@ -1,0 +1,101 @@
+"""A workspace: the folder of one alignment effort, with its settings and its database. Importable without torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
+from dpo_core.errors import WorkspaceError
+from store.checkpoints import add_checkpoint
+from store.database import open_database, writing
+from store.models import Checkpoint
+
+FOLDERS = ("checkpoints", "snapshots", "runs")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`pairloop.toml`, `pairloop.db`, `checkpoints/`, `snapshots/`, `runs/` in one folder."""
+
+    folder: Path
+    settings: Settings
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """The database, opened and migrated on first use. Raises DatabaseError."""
+        return open_database(self.settings.store.url or f"sqlite:///{self.folder / 'pairloop.db'}")
+
+    @property
+    def snapshots(self) -> Path:
+        """Where snapshots lie."""
+        return self.folder / "snapshots"
+
+    def run_folder(self, run_id: int) -> Path:
+        """Where a run keeps its log, its metrics and what it resumes from."""
+        return self.folder / "runs" / f"{run_id}"
+
+    def checkpoint_path(self, checkpoint: Checkpoint) -> str:
+        """What `from_pretrained` is given for a checkpoint: a folder, or a hub id for a base that is no folder."""
+        return resolve_model(checkpoint.path, self.folder)
+
+
+def resolve_model(name: str, folder: Path) -> str:
+    """A model's folder, looked for beside pairloop.toml and as given; or the name itself, taken for a hub id."""
+    for candidate in (folder / name, Path(name).expanduser()):
+        if candidate.is_dir():
+            return str(candidate.resolve())
+    return name
+
+
+def open_workspace(folder: Path) -> Workspace:
+    """The workspace in this folder. Raises WorkspaceError where there is none, SettingsError for a bad file."""
+    folder = folder.expanduser().resolve()
+    if not (folder / FILE_NAME).exists():
+        raise WorkspaceError(
+            f"{folder} is not a workspace: it has no {FILE_NAME}.\n"
+            "Make one with `pairloop init`, try `pairloop demo`, or name another with --workspace."
+        )
+    for name in FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
+    return Workspace(folder, load_settings(folder / FILE_NAME))
+
+
+def create_workspace(folder: Path, settings: Settings) -> Workspace:
+    """Make a workspace and register its base checkpoint. Raises WorkspaceError where one is already.
+
+    pairloop.toml is written last: a folder without it is no workspace, and making one again there goes on.
+    """
+    folder = folder.expanduser().resolve()
+    if (folder / FILE_NAME).exists():
+        raise WorkspaceError(f"{folder} is a workspace already. Nothing was changed.")
+    try:
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(f"No workspace can be made in {folder}: {error.strerror}.") from error
+    workspace = Workspace(folder, settings)
+    with writing(workspace.engine) as session:
+        register_base(session, settings)
+    write_atomically(folder / FILE_NAME, render_settings(settings))
+    return workspace
+
+
+def register_base(session: Session, settings: Settings) -> Checkpoint:
+    """The base model as the first checkpoint."""
+    return add_checkpoint(session=session, name="base", path=settings.model.base)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old text or the new one and never a part."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)

@@ -1,0 +1,73 @@
+"""Checkpoints: weights on disk plus their lineage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from store.errors import UnknownRecordError
+from store.models import Checkpoint, Decision, Round
+
+
+def add_checkpoint(
+    *,
+    session: Session,
+    name: str,
+    path: str,
+    kind: str = "full",
+    parent_id: int | None = None,
+    snapshot_id: int | None = None,
+    settings: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+    code_version: str = "",
+) -> Checkpoint:
+    """Register weights that are on disk, complete. The same name twice is one checkpoint (a run was resumed)."""
+    found = session.exec(select(Checkpoint).where(Checkpoint.name == name)).first()
+    if found is not None:
+        return found
+    checkpoint = Checkpoint(
+        name=name,
+        path=path,
+        kind=kind,
+        parent_id=parent_id,
+        snapshot_id=snapshot_id,
+        settings=settings or {},
+        metrics=metrics or {},
+        code_version=code_version,
+    )
+    session.add(checkpoint)
+    session.flush()
+    return checkpoint
+
+
+def get_checkpoint(*, session: Session, name: str) -> Checkpoint:
+    """The checkpoint of this name (`base`, `round-1`, ...). Raises UnknownRecordError with the names there are."""
+    found = session.exec(select(Checkpoint).where(Checkpoint.name == name)).first()
+    if found is None:
+        names = ", ".join(checkpoint.name for checkpoint in list_checkpoints(session=session)) or "none yet"
+        raise UnknownRecordError(f"There is no checkpoint called {name!r}. There are: {names}.")
+    return found
+
+
+def list_checkpoints(*, session: Session) -> list[Checkpoint]:
+    """All checkpoints, oldest first."""
+    return list(session.exec(select(Checkpoint).order_by(col(Checkpoint.id))))
+
+
+def base_checkpoint(*, session: Session) -> Checkpoint:
+    """The checkpoint that everything started from. Raises UnknownRecordError where `pairloop init` did not finish."""
+    return get_checkpoint(session=session, name="base")
+
+
+def serving_checkpoint(*, session: Session) -> Checkpoint:
+    """The checkpoint that writes the next round: the result of the last promotion, else the base."""
+    promoted = session.exec(
+        select(Round)
+        .where(Round.decision == Decision.PROMOTE, col(Round.result_checkpoint_id).is_not(None))
+        .order_by(col(Round.number).desc())
+        .limit(1)
+    ).first()
+    if promoted is None:
+        return base_checkpoint(session=session)
+    return session.get_one(Checkpoint, promoted.result_checkpoint_id)

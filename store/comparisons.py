@@ -1,0 +1,181 @@
+"""Comparisons: what annotators said. Written once, superseded when they change their mind, never deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from store.errors import PairChangedError, StoreError
+from store.models import Annotator, Comparison, Completion, Pair, Prompt, Verdict, now
+from store.pairs import hold_pair, left_side, lock_pair, recount_open_slots, release_hold
+
+
+class Choice(StrEnum):
+    """What an annotator can do with the pair on screen. Sides become completions in `record_comparison`."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    SKIP = "skip"
+
+
+def record_comparison(
+    *,
+    session: Session,
+    pair_id: int,
+    annotator_id: int,
+    choice: Choice | str,
+    seconds: float | None = None,
+    strength: int | None = None,
+    reason: str | None = None,
+    replace: bool = False,
+) -> Comparison:
+    """Write a verdict on a pair and recount what the pair still wants, in the session's one transaction.
+
+    A verdict that stands already is returned as it is (a second press of a key, a second tab), unless `replace`
+    asks for a change of mind, which supersedes it. Raises UnknownRecordError for a pair that is not there,
+    PairChangedError for an annotator who may not compare any more, StoreError for a choice or strength that is not one.
+    """
+    if strength not in (None, 1, 2, 3):
+        raise StoreError(f"A strength is 1, 2 or 3, not {strength!r}.")
+    verdict, side = _verdict(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    if standing is not None:
+        if not replace:
+            return standing
+        standing.superseded_at = now()
+        session.add(standing)
+        session.flush()
+    comparison = Comparison(
+        pair_id=pair_id,
+        annotator_id=annotator_id,
+        verdict=verdict,
+        strength=strength,
+        reason=reason,
+        seconds=seconds,
+        left_side=side,
+    )
+    session.add(comparison)
+    session.flush()
+    recount_open_slots(session=session, pair_id=pair_id)
+    release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    return comparison
+
+
+def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
+    annotator = session.get(Annotator, annotator_id)
+    if annotator is None or not annotator.active:
+        raise PairChangedError("This annotator is not active any more; nothing was written.")
+    try:
+        choice = Choice(choice)
+    except ValueError:
+        raise StoreError(f"A choice is one of {', '.join(Choice)}, not {choice!r}.") from None
+    pair = lock_pair(session=session, pair_id=pair_id)
+    side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
+    other = "b" if side == "a" else "a"
+    sides = {Choice.LEFT: side, Choice.RIGHT: other}
+    return Verdict(sides.get(choice, choice.value)), side
+
+
+def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> Comparison | None:
+    """This annotator's standing verdict on the pair, if any."""
+    return session.exec(
+        select(Comparison).where(
+            Comparison.pair_id == pair_id,
+            Comparison.annotator_id == annotator_id,
+            col(Comparison.superseded_at).is_(None),
+        )
+    ).first()
+
+
+def undo_last_comparison(*, session: Session, annotator_id: int, round_id: int) -> Comparison | None:
+    """Take back this annotator's latest standing verdict in the round, and hold its pair for them.
+
+    None if there is none. The row stays, superseded by nothing, so the history is whole. A pair that is being shown
+    to somebody else by now (this annotator had skipped it) stays theirs.
+    """
+    last = session.exec(
+        select(Comparison)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(
+            Comparison.annotator_id == annotator_id,
+            Pair.round_id == round_id,
+            col(Comparison.superseded_at).is_(None),
+        )
+        .order_by(col(Comparison.id).desc())
+        .limit(1)
+    ).first()
+    if last is None:
+        return None
+    lock_pair(session=session, pair_id=last.pair_id)
+    last.superseded_at = now()
+    session.add(last)
+    session.flush()
+    recount_open_slots(session=session, pair_id=last.pair_id)
+    hold_pair(session=session, pair_id=last.pair_id, annotator_id=annotator_id)
+    return last
+
+
+def count_round(*, session: Session, round_id: int) -> dict[str, int]:
+    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`."""
+    rows = session.exec(
+        select(Comparison.verdict, func.count())
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(Pair.round_id == round_id, col(Comparison.superseded_at).is_(None))
+        .group_by(Comparison.verdict)
+    ).all()
+    counts = {verdict.value: 0 for verdict in Verdict} | dict(rows)
+    total = sum(counts.values())
+    return counts | {"done": total - counts[Verdict.SKIP], "total": total}
+
+
+def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> int:
+    """How many verdicts this annotator has standing in the round, skips left out."""
+    # Asked of the round's pairs, not of the annotator's comparisons: of those there may be any number by now.
+    answered = select(Comparison.id).where(
+        Comparison.pair_id == Pair.id,
+        Comparison.annotator_id == annotator_id,
+        Comparison.verdict != Verdict.SKIP,
+        col(Comparison.superseded_at).is_(None),
+    )
+    return session.exec(
+        select(func.count()).select_from(Pair).where(Pair.round_id == round_id, answered.exists())
+    ).one()
+
+
+Labelled = tuple[Comparison, Pair, Prompt, Annotator]
+
+
+def current_comparisons(*, session: Session, round_ids: Sequence[int] | None = None) -> list[Labelled]:
+    """Every standing comparison with its pair, prompt and annotator, oldest first; of some rounds, or of all."""
+    query = (
+        select(Comparison, Pair, Prompt, Annotator)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .join(Prompt, col(Prompt.id) == Pair.prompt_id)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(col(Comparison.superseded_at).is_(None))
+        .order_by(col(Comparison.id))
+    )
+    if round_ids is not None:
+        query = query.where(col(Pair.round_id).in_(round_ids))
+    return [(said, pair, prompt, who) for said, pair, prompt, who in session.exec(query)]
+
+
+def completion_texts(*, session: Session, pair_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """The two texts of each pair, by pair id, as (a, b)."""
+    first, second = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
+    texts: dict[int, tuple[str, str]] = {}
+    for start in range(0, len(pair_ids), 500):  # SQLite binds a limited number of values in one statement
+        chunk = pair_ids[start : start + 500]
+        rows = session.execute(
+            select(Pair.id, first.c.text, second.c.text)
+            .join(first, first.c.id == Pair.completion_a_id)
+            .join(second, second.c.id == Pair.completion_b_id)
+            .where(col(Pair.id).in_(chunk))
+        )
+        texts |= {pair_id: (a, b) for pair_id, a, b in rows}
+    return texts

@@ -1,0 +1,33 @@
+"""What the store says when something is for the user to mend. Printed without a traceback."""
+
+
+class StoreError(Exception):
+    """Base of everything the store raises on purpose. The message says what happened, what was kept, what to do."""
+
+
+class DatabaseError(StoreError):
+    """The database cannot be opened, read or written."""
+
+
+class NewerWorkspaceError(DatabaseError):
+    """The database was written by a newer pairloop."""
+
+
+class ImportFileError(StoreError):
+    """A file to import is not what it should be. Nothing was imported."""
+
+
+class SnapshotError(StoreError):
+    """A snapshot or an export cannot be made from what there is."""
+
+
+class UnknownRecordError(StoreError):
+    """A name or number that the database does not have."""
+
+
+class StateError(StoreError):
+    """The record exists, but is not in a state that allows this."""
+
+
+class PairChangedError(StateError):
+    """The verdict is for a pair that this annotator cannot judge (any more). Nothing was written."""

@@ -1,0 +1,14 @@
+"""How Alembic reaches the database: by the connection that store.database hands over."""
+
+from alembic import context
+from sqlmodel import SQLModel
+
+import store.models  # noqa: F401 - fills SQLModel.metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=SQLModel.metadata,
+    render_as_batch=True,  # SQLite changes a table by rewriting it
+)
+with context.begin_transaction():
+    context.run_migrations()

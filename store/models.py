@@ -1,0 +1,359 @@
+"""The tables. Everything said, and everything needed to say where a model came from.
+
+References go one way, so that rows can be written in order and the schema has no cycles:
+
+    Prompt <- Completion <- Pair <- Comparison -> Annotator
+    Snapshot <- Checkpoint <- Round <- Run;  Completion, Pair and PairReward point at those.
+
+Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
+comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
+SQLModel table classes do not validate on construction, so rows are made by this package's functions.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware datetimes in Python, UTC in the database: SQLite would otherwise hand back naive ones."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class Role(StrEnum):
+    """Who an annotator row stands for. A `source` is where imported comparisons came from."""
+
+    ANNOTATOR = "annotator"
+    RESEARCHER = "researcher"
+    SIMULATED = "simulated"
+    SOURCE = "source"
+
+
+class Verdict(StrEnum):
+    """What an annotator said about a pair, in terms of its completions, never of the sides they stood on."""
+
+    A = "a"
+    B = "b"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    SKIP = "skip"
+
+
+class Purpose(StrEnum):
+    """Why a pair is asked. Only `train` pairs on prompts that are not held out are trained on."""
+
+    TRAIN = "train"
+    DUEL = "duel"
+    GOLD = "gold"
+    REPEAT = "repeat"
+
+
+class RoundStatus(StrEnum):
+    """Where a round stands. The first pairs are served while it is still `sampling` others."""
+
+    SAMPLING = "sampling"
+    COMPARING = "comparing"
+    TRAINING = "training"
+    DECIDING = "deciding"
+    DONE = "done"
+
+
+class Decision(StrEnum):
+    """What became of a round's new checkpoint."""
+
+    PROMOTE = "promote"
+    KEEP = "keep"
+
+
+class RunKind(StrEnum):
+    """What a run does."""
+
+    SAMPLE = "sample"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. `queued` and `running` are open; the others are final until somebody retries."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def _one_of(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+def _json() -> Any:
+    return Field(default_factory=dict, sa_type=sa.JSON, nullable=False)
+
+
+def _moment() -> Any:
+    return Field(default_factory=now, sa_type=UtcDateTime, nullable=False)
+
+
+def _maybe_moment() -> Any:
+    return Field(default=None, sa_type=UtcDateTime, nullable=True)
+
+
+class Annotator(SQLModel, table=True):
+    """Somebody (or some data set, or a simulation) whose comparisons are kept."""
+
+    __table_args__ = (_one_of("role", Role),)
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True, index=True, max_length=80)
+    role: str = Role.ANNOTATOR
+    active: bool = True
+    retracted_at: datetime | None = _maybe_moment()
+    created_at: datetime = _moment()
+
+
+class ImportRecord(SQLModel, table=True):
+    """One file that was imported, so that importing it again can change nothing."""
+
+    __tablename__ = "import"
+    id: int | None = Field(default=None, primary_key=True)
+    kind: str
+    file_name: str
+    file_hash: str = Field(max_length=64)
+    format: str
+    counts: dict[str, Any] = _json()
+    created_at: datetime = _moment()
+    __table_args__ = (sa.UniqueConstraint("file_hash", "kind", name="import_once"),)
+
+
+class Prompt(SQLModel, table=True):
+    """What a model is asked: chat messages that end with a user turn."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    content_hash: str = Field(unique=True, max_length=64)
+    messages: list[dict[str, str]] = Field(sa_type=sa.JSON, nullable=False)
+    source: str
+    import_id: int | None = Field(default=None, foreign_key="import.id")
+    held_out: bool = Field(index=True)
+    created_at: datetime = _moment()
+
+
+class Snapshot(SQLModel, table=True):
+    """An immutable, content-hashed preference dataset on disk. `path` is relative to the workspace."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    hash: str = Field(unique=True, max_length=64)
+    path: str
+    manifest: dict[str, Any] = _json()
+    created_at: datetime = _moment()
+
+
+class Checkpoint(SQLModel, table=True):
+    """Weights on disk plus their lineage. `path`: relative to the workspace, absolute, or a hub id (base only)."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True, max_length=80)
+    path: str
+    kind: str = "full"
+    parent_id: int | None = Field(default=None, foreign_key="checkpoint.id")
+    snapshot_id: int | None = Field(default=None, foreign_key="snapshot.id")
+    settings: dict[str, Any] = _json()
+    metrics: dict[str, Any] = _json()
+    code_version: str = ""
+    verdict: str | None = None
+    created_at: datetime = _moment()
+    __table_args__ = (sa.CheckConstraint("kind IN ('full', 'lora')", name="kind_known"),)
+
+
+class Round(SQLModel, table=True):
+    """Sample pairs, compare, snapshot, train, evaluate, decide. `target` counts comparisons."""
+
+    __table_args__ = (
+        _one_of("status", RoundStatus),
+        sa.CheckConstraint("target > 0", name="target_positive"),
+    )
+    id: int | None = Field(default=None, primary_key=True)
+    number: int = Field(unique=True)
+    checkpoint_id: int = Field(foreign_key="checkpoint.id")
+    status: str = RoundStatus.SAMPLING
+    target: int
+    snapshot_id: int | None = Field(default=None, foreign_key="snapshot.id")
+    result_checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
+    decision: str | None = None
+    decided_by: str | None = None
+    decided_at: datetime | None = _maybe_moment()
+    created_at: datetime = _moment()
+
+
+class Run(SQLModel, table=True):
+    """One background job. `attempt` is a fencing token: a worker that lost its lease cannot write any more."""
+
+    __table_args__ = (_one_of("kind", RunKind), _one_of("status", RunStatus))
+    id: int | None = Field(default=None, primary_key=True)
+    kind: str
+    status: str = Field(default=RunStatus.QUEUED, index=True)
+    round_id: int | None = Field(default=None, foreign_key="round.id", index=True)
+    checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
+    settings: dict[str, Any] = _json()
+    progress: dict[str, Any] = _json()
+    result: dict[str, Any] = _json()
+    error: str | None = None
+    requested_by: str = ""
+    owner: str | None = None
+    attempt: int = 0
+    crashes: int = 0
+    cancel_requested: bool = False
+    lease_expires_at: datetime | None = _maybe_moment()
+    created_at: datetime = _moment()
+    started_at: datetime | None = _maybe_moment()
+    finished_at: datetime | None = _maybe_moment()
+
+
+class Worker(SQLModel, table=True):
+    """A process that carries out runs, and when it last said that it lives."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    doing: str = ""
+    started_at: datetime = _moment()
+    seen_at: datetime = _moment()
+
+
+class Completion(SQLModel, table=True):
+    """One text a policy wrote for a prompt, with what made it. Imported texts have no checkpoint."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    prompt_id: int = Field(foreign_key="prompt.id", index=True)
+    checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
+    run_id: int | None = Field(default=None, foreign_key="run.id")
+    text: str
+    text_hash: str = Field(max_length=64)
+    seed: int | None = Field(default=None, sa_type=sa.BigInteger)
+    settings: dict[str, Any] = _json()
+    tokens: int | None = None
+    finish_reason: str = "imported"
+    source: str = ""
+    created_at: datetime = _moment()
+    __table_args__ = (
+        # An imported text is the same completion wherever it comes up again; two samples may well be equal.
+        sa.Index(
+            "completion_imported_once",
+            "prompt_id",
+            "text_hash",
+            unique=True,
+            sqlite_where=sa.text("checkpoint_id IS NULL"),
+            postgresql_where=sa.text("checkpoint_id IS NULL"),
+        ),
+    )
+
+
+class Pair(SQLModel, table=True):
+    """Two completions of one prompt, to be compared.
+
+    `open_slots` is how many more comparisons the pair wants; it is recounted whenever one is written, in the same
+    transaction, and keeps the queue's index as small as the work that is left. `held_by` / `held_until` keep two
+    annotators from being shown the same pair at once; a hold that has run out holds nothing.
+    """
+
+    id: int | None = Field(default=None, primary_key=True)
+    prompt_id: int = Field(foreign_key="prompt.id", index=True)
+    completion_a_id: int = Field(foreign_key="completion.id")
+    completion_b_id: int = Field(foreign_key="completion.id")
+    round_id: int | None = Field(default=None, foreign_key="round.id", index=True)
+    purpose: str = Purpose.TRAIN
+    side_seed: int = Field(sa_type=sa.BigInteger)
+    position: int = 0
+    wanted: int = 1
+    open_slots: int = 1
+    held_by: int | None = Field(default=None, foreign_key="annotator.id")
+    held_until: datetime | None = _maybe_moment()
+    created_at: datetime = _moment()
+    __table_args__ = (
+        _one_of("purpose", Purpose),
+        sa.CheckConstraint("completion_a_id <> completion_b_id", name="two_completions"),
+        sa.UniqueConstraint("completion_a_id", "completion_b_id", "purpose", name="pair_once"),
+        sa.Index(
+            "pair_queue",
+            "round_id",
+            "position",
+            "id",
+            sqlite_where=sa.text("open_slots > 0"),
+            postgresql_where=sa.text("open_slots > 0"),
+        ),
+        sa.Index(
+            "pair_held",
+            "held_by",
+            "round_id",
+            sqlite_where=sa.text("held_by IS NOT NULL"),
+            postgresql_where=sa.text("held_by IS NOT NULL"),
+        ),
+    )
+
+
+class Comparison(SQLModel, table=True):
+    """One annotator's verdict on a pair. `left_side` says which completion stood left (none for imports)."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    pair_id: int = Field(foreign_key="pair.id")
+    annotator_id: int = Field(foreign_key="annotator.id")
+    verdict: str
+    strength: int | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    left_side: str | None = None
+    created_at: datetime = _moment()
+    superseded_at: datetime | None = _maybe_moment()
+    __table_args__ = (
+        _one_of("verdict", Verdict),
+        sa.CheckConstraint("left_side IS NULL OR left_side IN ('a', 'b')", name="left_side_known"),
+        sa.CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength_known"),
+        sa.Index(
+            "comparison_current",
+            "pair_id",
+            "annotator_id",
+            unique=True,
+            sqlite_where=sa.text("superseded_at IS NULL"),
+            postgresql_where=sa.text("superseded_at IS NULL"),
+        ),
+        sa.Index("comparison_by_annotator", "annotator_id", "id"),
+    )
+
+
+class PairReward(SQLModel, table=True):
+    """What a checkpoint and its reference think of a compared pair: summed log-probs of both completions, in nats."""
+
+    __tablename__ = "pair_reward"
+    id: int | None = Field(default=None, primary_key=True)
+    run_id: int = Field(foreign_key="run.id", index=True)
+    checkpoint_id: int = Field(foreign_key="checkpoint.id")
+    pair_id: int = Field(foreign_key="pair.id")
+    split: str
+    chosen_side: str
+    logps_chosen: float
+    logps_rejected: float
+    ref_logps_chosen: float
+    ref_logps_rejected: float
+    reward_chosen: float
+    reward_rejected: float
+    margin: float
+    length_chosen: int
+    length_rejected: int
+    __table_args__ = (sa.UniqueConstraint("run_id", "pair_id", "checkpoint_id", name="reward_once"),)

@@ -1,0 +1,90 @@
+"""Prompts: what a model is asked. A prompt is known by its content; held-out prompts are chosen by its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from store.errors import StoreError
+from store.hashing import content_hash, fraction, text_hash
+from store.models import Pair, Prompt
+
+Message = dict[str, str]
+ROLES = ("system", "user", "assistant")
+
+
+def check_messages(messages: Sequence[object]) -> list[Message]:
+    """The messages, cleaned. Raises StoreError, in words, unless they are chat messages that end with a user turn."""
+    cleaned: list[Message] = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise StoreError('a message must be {"role": ..., "content": "text"}')
+        if message.get("role") not in ROLES:
+            raise StoreError(f"a message's role must be one of {', '.join(ROLES)}, not {message.get('role')!r}")
+        cleaned.append({"role": message["role"], "content": message["content"].strip()})
+    if not cleaned or cleaned[-1]["role"] != "user" or not cleaned[-1]["content"]:
+        raise StoreError("a prompt must end with a user message that says something")
+    return cleaned
+
+
+def is_held_out(hashed: str, *, share: float) -> bool:
+    """Whether a prompt of this content hash is held out: the same answer on every machine and at every import."""
+    return fraction(text_hash(f"held-out:{hashed}")) < share
+
+
+def get_or_add_prompt(
+    *,
+    session: Session,
+    messages: Sequence[object],
+    source: str,
+    held_out_share: float,
+    import_id: int | None = None,
+) -> tuple[Prompt, bool]:
+    """The prompt with these messages, and whether it is new. Raises StoreError if they are not a prompt."""
+    cleaned = check_messages(messages)
+    hashed = content_hash(cleaned)
+    found = session.exec(select(Prompt).where(Prompt.content_hash == hashed)).first()
+    if found is not None:
+        return found, False
+    prompt = Prompt(
+        content_hash=hashed,
+        messages=cleaned,
+        source=source,
+        import_id=import_id,
+        held_out=is_held_out(hashed, share=held_out_share),
+    )
+    session.add(prompt)
+    session.flush()
+    return prompt, True
+
+
+def count_prompts(*, session: Session) -> dict[str, int]:
+    """How many prompts there are: `{"train": n, "held_out": m}`."""
+    rows = session.exec(select(Prompt.held_out, func.count()).group_by(col(Prompt.held_out))).all()
+    counts = {bool(held_out): count for held_out, count in rows}
+    return {"train": counts.get(False, 0), "held_out": counts.get(True, 0)}
+
+
+def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed: int) -> list[Prompt]:
+    """`count` prompts for a round: those asked least often first, then in an order drawn from `seed`.
+
+    Held-out prompts get their share of the round, so that every round can be judged on prompts never trained on.
+    Where there are fewer prompts than `count`, all of them, once.
+    """
+    asked = (
+        select(Pair.prompt_id, func.count().label("times"))
+        .where(col(Pair.round_id).is_not(None))
+        .group_by(col(Pair.prompt_id))
+        .subquery()
+    )
+    rows = session.exec(
+        select(Prompt, func.coalesce(asked.c.times, 0)).outerjoin(asked, asked.c.prompt_id == Prompt.id)
+    ).all()
+    ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"{seed}:{row[0].content_hash}")))
+    held_out = [prompt for prompt, _ in ranked if prompt.held_out]
+    trained = [prompt for prompt, _ in ranked if not prompt.held_out]
+    kept = min(max(round(count * held_out_share), count - len(trained)), len(held_out))
+    chosen = trained[: count - kept] + held_out[:kept]
+    return sorted(chosen, key=lambda prompt: text_hash(f"order:{seed}:{prompt.content_hash}"))

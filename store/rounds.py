@@ -1,0 +1,64 @@
+"""Rounds: sample pairs, compare, snapshot, train, evaluate, decide."""
+
+from __future__ import annotations
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from store.errors import StateError, UnknownRecordError
+from store.models import Checkpoint, Decision, Round, RoundStatus, now
+
+
+def add_round(*, session: Session, checkpoint_id: int, target: int) -> Round:
+    """Open the next round. Raises StateError while another is open."""
+    latest = latest_round(session=session)
+    if latest is not None and latest.status != RoundStatus.DONE:
+        raise StateError(f"Round {latest.number} is still open ({latest.status}). Finish or decide it first.")
+    number = (session.exec(select(func.max(Round.number))).one() or 0) + 1
+    opened = Round(number=number, checkpoint_id=checkpoint_id, target=target)
+    session.add(opened)
+    session.flush()
+    return opened
+
+
+def latest_round(*, session: Session) -> Round | None:
+    """The round that was opened last, if any."""
+    return session.exec(select(Round).order_by(col(Round.number).desc()).limit(1)).first()
+
+
+def list_rounds(*, session: Session) -> list[Round]:
+    """All rounds, oldest first."""
+    return list(session.exec(select(Round).order_by(col(Round.number))))
+
+
+def get_round(*, session: Session, number: int) -> Round:
+    """The round of this number. Raises UnknownRecordError."""
+    found = session.exec(select(Round).where(Round.number == number)).first()
+    if found is None:
+        raise UnknownRecordError(f"There is no round {number}.")
+    return found
+
+
+def set_round_status(*, session: Session, round_id: int, status: RoundStatus) -> Round:
+    """Move a round on. A round that is done stays done: raises StateError."""
+    found = session.get_one(Round, round_id)
+    if found.status == RoundStatus.DONE:
+        raise StateError(f"Round {found.number} is done; it cannot go back to {status}.")
+    found.status = status
+    session.add(found)
+    return found
+
+
+def decide_round(*, session: Session, round_id: int, decision: Decision, by: str) -> Round:
+    """Close a round with what becomes of its checkpoint. Raises StateError unless there is one to decide about."""
+    found = session.get_one(Round, round_id, with_for_update=True)
+    if found.status != RoundStatus.DECIDING or found.result_checkpoint_id is None:
+        raise StateError(f"Round {found.number} has no new checkpoint to decide about (it is {found.status}).")
+    found.status = RoundStatus.DONE
+    found.decision = decision
+    found.decided_by = by
+    found.decided_at = now()
+    checkpoint = session.get_one(Checkpoint, found.result_checkpoint_id)
+    checkpoint.verdict = decision
+    session.add_all([found, checkpoint])
+    return found
