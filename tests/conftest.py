@@ -1,0 +1,131 @@
+"""What every test gets: a world of its own. No test can reach a real workspace, a real home folder or the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+
+from store.annotators import get_or_add_annotator
+from store.checkpoints import add_checkpoint
+from store.database import open_database, writing
+from store.models import Pair, Round
+from store.pairs import NewCompletion, add_completion, add_pair
+from store.prompts import get_or_add_prompt
+from store.rounds import latest_round
+
+ROOT = Path(__file__).resolve().parent.parent
+_CACHE = tempfile.TemporaryDirectory(prefix="pairloop-tests-")
+
+# Read once, when the libraries are imported: so they are set here, before any test module is.
+os.environ |= {
+    "HF_HOME": _CACHE.name,
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow every other process down
+}
+
+settings.register_profile("pairloop", deadline=None, database=None)
+settings.load_profile("pairloop")
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Home, configuration, working folder and settings of this test alone; subprocesses still find our packages."""
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("PAIRLOOP_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("CONFIG", "CACHE", "DATA", "STATE", "RUNTIME"):
+        monkeypatch.setenv(f"XDG_{name}_{'DIR' if name == 'RUNTIME' else 'HOME'}", str(home / name.lower()))
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> None:
+    """Where a test module has imported torch: no more threads than this process has cores to itself."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // workers)))
+
+
+@pytest.fixture(scope="session")
+def blank_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database file, to be copied: a copy is quicker than a migration."""
+    path = tmp_path_factory.mktemp("blank") / "blank.db"
+    open_database(f"sqlite:///{path}").dispose()  # the last connection to close folds the WAL into the file
+    return path
+
+
+@pytest.fixture
+def engine(blank_database: Path, tmp_path: Path) -> Iterator[sa.Engine]:
+    """An empty database, `pairloop.db` in the test's own folder."""
+    path = tmp_path / "pairloop.db"
+    shutil.copy(blank_database, path)
+    engine = open_database(f"sqlite:///{path}")
+    yield engine
+    engine.dispose()
+
+
+MakeRound = Callable[..., tuple[Round, list[Pair]]]
+
+
+@pytest.fixture
+def make_round() -> MakeRound:
+    """`make_round(engine, pairs=3, wanted=1)`: a round with that many pairs to compare, in the queue's order."""
+    return _make_round
+
+
+def _make_round(engine: sa.Engine, *, pairs: int = 3, wanted: int = 1) -> tuple[Round, list[Pair]]:
+    with writing(engine) as session:
+        base = add_checkpoint(session=session, name="base", path="checkpoints/base")
+        before = latest_round(session=session)
+        number = 1 if before is None else before.number + 1
+        opened = Round(number=number, checkpoint_id=base.id, target=max(1, pairs * wanted), status="comparing")
+        session.add(opened)
+        session.flush()
+        made = []
+        for position in range(pairs):
+            asked = [{"role": "user", "content": f"question {number}.{position}"}]
+            prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=0)
+            both = [
+                add_completion(
+                    session=session,
+                    prompt_id=prompt.id,
+                    new=NewCompletion(text=f"answer {number}.{position}{side}"),
+                    checkpoint_id=base.id,
+                )
+                for side in "ab"
+            ]
+            made.append(
+                add_pair(
+                    session=session,
+                    prompt_id=prompt.id,
+                    completions=both,
+                    round_id=opened.id,
+                    position=position,
+                    wanted=wanted,
+                )
+            )
+    return opened, made
+
+
+@pytest.fixture
+def people(engine: sa.Engine) -> list[int]:
+    """The ids of three annotators."""
+    with writing(engine) as session:
+        added = [get_or_add_annotator(session=session, name=name) for name in ("Ada", "Ben", "Cleo")]
+    return [annotator.id for annotator in added]
