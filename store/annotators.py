@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sqlmodel import Session, select
+from sqlalchemy import update
+from sqlmodel import Session, col, select
 
 from store.errors import StateError, StoreError, UnknownRecordError
-from store.models import Annotator, Role, now
+from store.models import Annotator, Comparison, Pair, Role, now
+from store.pairs import recount_open_slots
 
 
 def get_or_add_annotator(*, session: Session, name: str, role: Role = Role.ANNOTATOR) -> Annotator:
@@ -42,7 +44,8 @@ def list_annotators(*, session: Session) -> list[Annotator]:
 def retract_annotator(*, session: Session, name: str) -> Annotator:
     """Leave this annotator's comparisons out of future snapshots; nothing is deleted.
 
-    Raises UnknownRecordError, and StateError if they are retracted already.
+    What they had judged or were being shown is asked of others again. Raises UnknownRecordError, and StateError if
+    they are retracted already.
     """
     annotator = get_annotator(session=session, name=name)
     if annotator.retracted_at is not None:
@@ -50,4 +53,15 @@ def retract_annotator(*, session: Session, name: str) -> Annotator:
     annotator.retracted_at = now()
     annotator.active = False
     session.add(annotator)
+    session.flush()
+    _reopen_pairs(session, annotator)
     return annotator
+
+
+def _reopen_pairs(session: Session, annotator: Annotator) -> None:
+    mine = select(Comparison.pair_id).where(
+        Comparison.annotator_id == annotator.id, col(Comparison.superseded_at).is_(None)
+    )
+    for pair_id in session.exec(mine).all():
+        recount_open_slots(session=session, pair_id=pair_id)
+    session.execute(update(Pair).where(col(Pair.held_by) == annotator.id).values(held_by=None, held_until=None))

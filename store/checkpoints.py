@@ -9,6 +9,8 @@ from sqlmodel import Session, col, select
 from store.errors import UnknownRecordError
 from store.models import Checkpoint, Decision, Round
 
+BASE = "base"  # the name of the checkpoint that everything started from
+
 
 def add_checkpoint(
     *,
@@ -57,7 +59,14 @@ def list_checkpoints(*, session: Session) -> list[Checkpoint]:
 
 def base_checkpoint(*, session: Session) -> Checkpoint:
     """The checkpoint that everything started from. Raises UnknownRecordError where `pairloop init` did not finish."""
-    return get_checkpoint(session=session, name="base")
+    return get_checkpoint(session=session, name=BASE)
+
+
+def full_weights_below(*, session: Session, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint whose full weights this one's adapter sits on: its nearest forebear that is no adapter itself."""
+    while checkpoint.kind == "lora" and checkpoint.parent_id is not None:
+        checkpoint = session.get_one(Checkpoint, checkpoint.parent_id)
+    return base_checkpoint(session=session) if checkpoint.kind == "lora" else checkpoint
 
 
 def serving_checkpoint(*, session: Session) -> Checkpoint:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError, StoreError
-from store.models import Annotator, Comparison, Completion, Pair, Prompt, Verdict, now
+from store.models import Annotator, Comparison, Pair, Prompt, Verdict, now
 from store.pairs import hold_pair, left_side, lock_pair, recount_open_slots, release_hold
 
 
@@ -92,40 +91,55 @@ def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> 
     ).first()
 
 
-def undo_last_comparison(*, session: Session, annotator_id: int, round_id: int) -> Comparison | None:
-    """Take back this annotator's latest standing verdict in the round, and hold its pair for them.
-
-    None if there is none. The row stays, superseded by nothing, so the history is whole. A pair that is being shown
-    to somebody else by now (this annotator had skipped it) stays theirs.
-    """
-    last = session.exec(
-        select(Comparison)
-        .join(Pair, col(Pair.id) == Comparison.pair_id)
+def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) -> int | None:
+    """Which verdict an undo would take back: this annotator's latest standing one in the round, if any."""
+    # Asked of the round's pairs, as in count_annotator.
+    standing = (
+        select(Comparison.id)
         .where(
+            Comparison.pair_id == Pair.id,
             Comparison.annotator_id == annotator_id,
-            Pair.round_id == round_id,
             col(Comparison.superseded_at).is_(None),
         )
-        .order_by(col(Comparison.id).desc())
-        .limit(1)
-    ).first()
-    if last is None:
+        .scalar_subquery()
+    )
+    found: int | None = session.exec(select(func.max(standing)).where(Pair.round_id == round_id)).one()
+    return found
+
+
+def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
+    """Take back a verdict of this annotator's, and hold its pair for them.
+
+    None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
+    nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
+    it) stays theirs.
+    """
+    undone = session.get(Comparison, comparison_id)
+    if undone is None or undone.annotator_id != annotator_id:
         return None
-    lock_pair(session=session, pair_id=last.pair_id)
-    last.superseded_at = now()
-    session.add(last)
+    lock_pair(session=session, pair_id=undone.pair_id)
+    session.refresh(undone)
+    if undone.superseded_at is not None:
+        return None
+    undone.superseded_at = now()
+    session.add(undone)
     session.flush()
-    recount_open_slots(session=session, pair_id=last.pair_id)
-    hold_pair(session=session, pair_id=last.pair_id, annotator_id=annotator_id)
-    return last
+    recount_open_slots(session=session, pair_id=undone.pair_id)
+    hold_pair(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
+    return undone
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
-    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`."""
+    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`, none of them retracted."""
     rows = session.exec(
         select(Comparison.verdict, func.count())
         .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .where(Pair.round_id == round_id, col(Comparison.superseded_at).is_(None))
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            Pair.round_id == round_id,
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
         .group_by(Comparison.verdict)
     ).all()
     counts = {verdict.value: 0 for verdict in Verdict} | dict(rows)
@@ -150,32 +164,25 @@ def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> in
 Labelled = tuple[Comparison, Pair, Prompt, Annotator]
 
 
-def current_comparisons(*, session: Session, round_ids: Sequence[int] | None = None) -> list[Labelled]:
-    """Every standing comparison with its pair, prompt and annotator, oldest first; of some rounds, or of all."""
+def recent_comparisons(*, session: Session, limit: int) -> list[Labelled]:
+    """The latest standing comparisons with pair, prompt and annotator, newest first."""
     query = (
         select(Comparison, Pair, Prompt, Annotator)
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .join(Prompt, col(Prompt.id) == Pair.prompt_id)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(col(Comparison.superseded_at).is_(None))
-        .order_by(col(Comparison.id))
+        .order_by(col(Comparison.id).desc())
+        .limit(limit)
     )
-    if round_ids is not None:
-        query = query.where(col(Pair.round_id).in_(round_ids))
     return [(said, pair, prompt, who) for said, pair, prompt, who in session.exec(query)]
 
 
-def completion_texts(*, session: Session, pair_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """The two texts of each pair, by pair id, as (a, b)."""
-    first, second = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
-    texts: dict[int, tuple[str, str]] = {}
-    for start in range(0, len(pair_ids), 500):  # SQLite binds a limited number of values in one statement
-        chunk = pair_ids[start : start + 500]
-        rows = session.execute(
-            select(Pair.id, first.c.text, second.c.text)
-            .join(first, first.c.id == Pair.completion_a_id)
-            .join(second, second.c.id == Pair.completion_b_id)
-            .where(col(Pair.id).in_(chunk))
+def count_comparisons(*, session: Session) -> dict[str, int]:
+    """Standing comparisons of all rounds and imports: `{"comparisons": n, "annotators": m}`."""
+    comparisons, annotators = session.exec(
+        select(func.count(), func.count(func.distinct(Comparison.annotator_id))).where(
+            col(Comparison.superseded_at).is_(None)
         )
-        texts |= {pair_id: (a, b) for pair_id, a, b in rows}
-    return texts
+    ).one()
+    return {"comparisons": comparisons, "annotators": annotators}

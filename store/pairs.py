@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.models import Comparison, Completion, Pair, Prompt, Purpose, Verdict, now
+from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Verdict, now
 from store.prompts import Message
 
 HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to
@@ -44,6 +44,11 @@ class ShownPair:
 def left_side(*, side_seed: int, annotator_id: int) -> str:
     """Which completion stands left for this annotator, "a" or "b": drawn once, the same after every reload."""
     return "a" if fraction(text_hash(f"side:{side_seed}:{annotator_id}")) < 0.5 else "b"
+
+
+def draw_side_seed(first_hash: str, second_hash: str, round_id: int | None) -> int:
+    """The seed a pair's sides are drawn from: the same for the same two texts in the same round."""
+    return int(text_hash(f"{first_hash}:{second_hash}:{round_id}")[:12], 16)
 
 
 def add_completion(
@@ -105,7 +110,7 @@ def add_pair(
     if {first.prompt_id, second.prompt_id} != {prompt_id}:
         raise StoreError("the two completions answer different prompts")
     assert first.id is not None and second.id is not None
-    seed = int(text_hash(f"{first.text_hash}:{second.text_hash}:{round_id}")[:12], 16)
+    seed = draw_side_seed(first.text_hash, second.text_hash, round_id)
     pair = Pair(
         prompt_id=prompt_id,
         completion_a_id=first.id,
@@ -211,25 +216,20 @@ def release_hold(*, session: Session, pair_id: int, annotator_id: int) -> None:
     )
 
 
-def release_holds(*, session: Session, annotator_id: int) -> None:
-    """Let others have the pairs that were being shown to this annotator."""
-    session.execute(
-        update(Pair)
-        .where(col(Pair.held_by) == annotator_id)
-        .values(held_by=None, held_until=None)
-        .execution_options(synchronize_session=False)
-    )
-
-
 def recount_open_slots(*, session: Session, pair_id: int) -> None:
-    """Set `open_slots` to what the pair still wants. A skip is no answer: the pair stays open for others."""
+    """Set `open_slots` to what the pair still wants.
+
+    A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others.
+    """
     answered = (
         select(func.count())
         .select_from(Comparison)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
             Comparison.pair_id == pair_id,
             Comparison.verdict != Verdict.SKIP,
             col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
         )
         .scalar_subquery()
     )
@@ -241,8 +241,11 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
     )
 
 
-def count_pairs(*, session: Session, round_id: int) -> dict[str, int]:
-    """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`."""
+def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
+    """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
+
+    `round_id` None: those that were imported.
+    """
     pairs, open_pairs = session.exec(
         select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(Pair.round_id == round_id)
     ).one()

@@ -88,3 +88,8 @@ def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed:
     kept = min(max(round(count * held_out_share), count - len(trained)), len(held_out))
     chosen = trained[: count - kept] + held_out[:kept]
     return sorted(chosen, key=lambda prompt: text_hash(f"order:{seed}:{prompt.content_hash}"))
+
+
+def all_prompts(*, session: Session) -> list[Prompt]:
+    """Every prompt, oldest first."""
+    return list(session.exec(select(Prompt).order_by(col(Prompt.id))))

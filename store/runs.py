@@ -1,7 +1,8 @@
 """Runs: background jobs. Queued by people, claimed by a worker, fenced by their attempt number.
 
 A claim gives the worker a lease. The heartbeat renews it; a worker that dies lets it run out, and the run is claimed
-again, one attempt later. Everything the old attempt still tries to write is refused (`LostRunError`).
+again, one attempt later (at once where the dead worker was on this machine). Everything the old attempt still tries to
+write is refused (`LostRunError`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.models import Run, RunKind, RunStatus, now
+from store.workers import is_gone
 
 MAX_CRASHES = 5  # deaths of the process without any progress in between, before a run is called failed
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
@@ -48,26 +51,41 @@ def _refuse_twin(session: Session, round_id: int | None, kind: str) -> None:
         raise StateError(f"Run {twin.id} ({kind}) of this round is {twin.status} already.")
 
 
-def claim_run(*, session: Session, owner: str, lease: timedelta) -> Run | None:
-    """Take the oldest run that is queued, or running with a lease that ran out; None if there is none.
+def claim_run(*, session: Session, owner: str, lease: timedelta, run_id: int | None = None) -> Run | None:
+    """Take the oldest run (or the one asked for) that is queued or abandoned; None if there is none.
 
     A run whose process died MAX_CRASHES times without progress is marked failed instead.
     """
-    moment = now()
-    while True:
-        lapsed = (col(Run.status) == RunStatus.RUNNING) & (col(Run.lease_expires_at) < moment)
-        ready = select(Run).where((col(Run.status) == RunStatus.QUEUED) | lapsed).order_by(col(Run.id)).limit(1)
-        run = session.exec(ready.with_for_update(skip_locked=True)).first()
-        if run is None:
-            return None
-        if run.status == RunStatus.RUNNING:
-            run.crashes += 1
+    # SQLite has its one write lock; elsewhere the rows are locked, and rows that others hold are theirs.
+    for run in session.exec(_open_runs(run_id).with_for_update(skip_locked=True)):
+        if not _free(run):
+            continue
+        run.crashes += int(run.status == RunStatus.RUNNING)
         if run.cancel_requested:
             _close(session, run, RunStatus.CANCELLED, None)
         elif run.crashes >= MAX_CRASHES:
-            _close(session, run, RunStatus.FAILED, f"Its process died {run.crashes} times without any progress.")
+            _give_up(session, run)
         else:
             return _start(session, run, owner=owner, lease=lease)
+    return None
+
+
+def run_waits(*, session: Session) -> bool:
+    """Whether there is a run to claim. Only reads, so that an idle worker does not take the write lock to look."""
+    return any(_free(run) for run in session.exec(_open_runs(None)))
+
+
+def _open_runs(run_id: int | None) -> SelectOfScalar[Run]:
+    query = select(Run).where(col(Run.status).in_(OPEN)).order_by(col(Run.id))
+    return query if run_id is None else query.where(Run.id == run_id)
+
+
+def _free(run: Run) -> bool:
+    """Whether nobody carries out this open run (any more)."""
+    if run.status == RunStatus.QUEUED:
+        return True
+    lapsed = run.lease_expires_at is None or run.lease_expires_at < now()
+    return lapsed or run.owner is None or is_gone(run.owner)
 
 
 def _start(session: Session, run: Run, *, owner: str, lease: timedelta) -> Run:
@@ -80,6 +98,16 @@ def _start(session: Session, run: Run, *, owner: str, lease: timedelta) -> Run:
     session.add(run)
     session.flush()
     return run
+
+
+def _give_up(session: Session, run: Run) -> None:
+    _close(
+        session,
+        run,
+        RunStatus.FAILED,
+        f"Its process died {run.crashes} times without any progress. The usual cause is too little memory: close other "
+        "programs or choose smaller batches. The run's log says more. A retry goes on from what was saved.",
+    )
 
 
 def _close(session: Session, run: Run, status: RunStatus, error: str | None) -> None:
@@ -167,14 +195,13 @@ def release_run(*, session: Session, run_id: int, attempt: int, crashed: bool) -
     run.crashes += int(crashed)
     if run.cancel_requested:
         _close(session, run, RunStatus.CANCELLED, None)
-        return run
-    if run.crashes >= MAX_CRASHES:
-        _close(session, run, RunStatus.FAILED, f"Its process died {run.crashes} times without any progress.")
-        return run
-    run.status = RunStatus.QUEUED
-    run.owner = None
-    run.lease_expires_at = None
-    session.add(run)
+    elif run.crashes >= MAX_CRASHES:
+        _give_up(session, run)
+    else:
+        run.status = RunStatus.QUEUED
+        run.owner = None
+        run.lease_expires_at = None
+        session.add(run)
     return run
 
 
@@ -184,8 +211,7 @@ def cancel_run(*, session: Session, run_id: int) -> Run:
     Raises StateError if it is over.
     """
     run = _locked(session, run_id)
-    lapsed = run.lease_expires_at is not None and run.lease_expires_at < now()
-    if run.status == RunStatus.QUEUED or (run.status == RunStatus.RUNNING and lapsed):
+    if run.status in OPEN and _free(run):
         _close(session, run, RunStatus.CANCELLED, None)
     elif run.status == RunStatus.RUNNING:
         run.cancel_requested = True

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import os
+import socket
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
 from sqlmodel import Session, col, select
 
 from store.models import Worker, now
 
 SILENCE = timedelta(seconds=20)  # a worker that has said nothing for this long is not counted as there
+
+
+def own_name() -> str:
+    """This process as the owner of runs: host, process number, and whose process numbers these are."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_numbering()}"
+
+
+@functools.cache
+def _numbering() -> str:
+    """A process number means something only within one boot of one machine, and within one container there."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        container = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        boot, container = f"{psutil.boot_time():.0f}", ""
+    return hashlib.sha256(f"{boot} {container}".encode()).hexdigest()[:8]
+
+
+def is_gone(name: str) -> bool:
+    """Whether the process of this name has certainly ended. False for another machine's: there, only silence tells."""
+    host, number, numbering = name.rsplit(":", 2) if name.count(":") >= 2 else ("", "", "")
+    if (host, numbering) != (socket.gethostname(), _numbering()):
+        return False
+    try:
+        return psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:  # somebody else's, who may not be asked: it is there
+        return False
 
 
 def beat(*, session: Session, name: str, doing: str) -> None:
@@ -27,5 +62,6 @@ def sign_off(*, session: Session, name: str) -> None:
 
 
 def live_workers(*, session: Session) -> list[Worker]:
-    """The workers heard of lately."""
-    return list(session.exec(select(Worker).where(col(Worker.seen_at) > now() - SILENCE)))
+    """The workers heard of lately, without those known to have died since."""
+    heard = session.exec(select(Worker).where(col(Worker.seen_at) > now() - SILENCE))
+    return [worker for worker in heard if not is_gone(worker.name)]

@@ -1,0 +1,214 @@
+"""Outside files -> prompts, pairs and comparisons. All of a file or nothing, and never the same thing twice.
+
+The file is read and checked first, without a lock on the database; then everything new is written in one transaction,
+in bulk. Left out on purpose: streaming. A file is held in memory whole (a gigabyte of text takes a few).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlmodel import Session, select
+
+from store.bulk_adding import Origin, Progress, add_preferences, add_prompts
+from store.database import reading, writing
+from store.errors import ImportFileError, StateError, StoreError
+from store.hashing import file_hash
+from store.models import ImportRecord
+from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
+from store.row_shapes import Unusable, looks_like_preferences, read_preference, read_prompt
+
+SHOWN_PROBLEMS = 5
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of a file's rows: each is added, a duplicate, a contradiction or skipped (with why)."""
+
+    kind: str  # "prompts" or "preferences"
+    file_name: str
+    format: str
+    rows: int = 0
+    prompts_added: int = 0
+    held_out: int = 0  # of the prompts added
+    comparisons_added: int = 0
+    duplicates: int = 0
+    contradictions: int = 0  # the same two completions, the other way round: the first one stands
+    joined_turns: int = 0  # transcripts in which consecutive turns of one speaker were joined
+    skipped: dict[str, int] = field(default_factory=dict)
+    imported_before: datetime | None = None
+
+    def summary(self) -> str:
+        """The report as a sentence or two, for a person."""
+        if self.imported_before is not None:
+            return (
+                f"{self.file_name} was already imported on {self.imported_before:%Y-%m-%d %H:%M} UTC; nothing changed."
+            )
+        added = f"{self.prompts_added} new prompts ({self.held_out} held out)"
+        if self.kind == "preferences":
+            added = f"{self.comparisons_added} comparisons and {added}"
+        apart = {"known already": self.duplicates, "contradicting an earlier row": self.contradictions} | self.skipped
+        left_out = ", ".join(f"{reason} ({count})" for reason, count in apart.items() if count)
+        joined = f" In {self.joined_turns} rows, consecutive turns of one speaker were joined." * bool(
+            self.joined_turns
+        )
+        return f"{self.rows} rows: {added}." + f" Left out: {left_out}." * bool(left_out) + joined
+
+
+def detect_kind(path: Path) -> str:
+    """`"prompts"` or `"preferences"`, by the columns of the first row. Raises ImportFileError where there is none."""
+    first = next((row for row in read_rows(path) if isinstance(row, SourceRow)), None)
+    if first is None:
+        raise ImportFileError(f"{path.name} holds no rows that can be read. Nothing was imported.")
+    return "preferences" if looks_like_preferences(first.values) else "prompts"
+
+
+def import_prompts(
+    *,
+    engine: sa.Engine,
+    path: Path,
+    held_out_share: float,
+    source: str | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Add a file's prompts, those that are new. `source` is kept with each; the file's name without its ending if None.
+
+    Raises ImportFileError, with nothing imported, if any line is not a prompt.
+    """
+    work = _start("prompts", engine, path, held_out_share, source, on_progress)
+    before = work.seen_before()
+    if before is not None:
+        return before
+    found = work.read(read_prompt)
+    return work.write(lambda session: add_prompts(session, work.origin, found))
+
+
+def import_preferences(
+    *,
+    engine: sa.Engine,
+    path: Path,
+    held_out_share: float,
+    source: str | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Add a file's preferences, those that are new: prompts, completions, pairs, and comparisons by `import:<source>`.
+
+    `source` is the file's name without its ending if None, and two texts that anybody has compared already are then
+    known. A `source` given by name is an annotator of its own: only what that source said before is known.
+    Raises ImportFileError, with nothing imported, if any line is not a preference; StateError for a retracted source.
+    """
+    work = _start("preferences", engine, path, held_out_share, source, on_progress)
+    before = work.seen_before()
+    if before is not None:
+        return before
+    found = work.read(read_preference)
+    work.shapes = {preference.shape for preference in found}
+    own = source is not None
+    return work.write(lambda session: add_preferences(session, work.origin, found, own_opinion=own))
+
+
+def _start(
+    kind: str, engine: sa.Engine, path: Path, share: float, source: str | None, on_progress: Progress | None
+) -> _Import:
+    origin = Origin(source or file_stem(path), share, None, on_progress or (lambda phase, done, total: None))
+    return _Import(kind, engine, path, origin)
+
+
+class _Import:
+    """One file on its way in."""
+
+    def __init__(self, kind: str, engine: sa.Engine, path: Path, origin: Origin) -> None:
+        self.kind, self.engine, self.path, self.origin = kind, engine, path, origin
+        self.format = file_format(path)
+        self.shapes: set[str] = set()
+        self.skipped: Counter[str] = Counter()
+        self.hash = self._file_hash()
+
+    def _file_hash(self) -> str:
+        try:
+            return file_hash(self.path)
+        except OSError as error:
+            raise ImportFileError(f"{self.path} cannot be read ({error.strerror}). Nothing was imported.") from error
+
+    def seen_before(self) -> ImportReport | None:
+        """A report that nothing changed, where these very bytes were imported before."""
+        with reading(self.engine) as session:
+            record = session.exec(
+                select(ImportRecord).where(ImportRecord.file_hash == self.hash, ImportRecord.kind == self.kind)
+            ).first()
+        if record is None:
+            return None
+        rows = record.counts["rows"]
+        return ImportReport(
+            self.kind, self.path.name, record.format, rows, duplicates=rows, imported_before=record.created_at
+        )
+
+    def read(self, interpret: Callable[[dict[str, Any]], Read | Unusable]) -> list[Read]:
+        """Every row of the file, interpreted. Raises ImportFileError if any line is bad: then none is imported."""
+        found: list[Read] = []
+        problems: list[BadLine] = []
+        rows = 0
+        for rows, row in enumerate(read_rows(self.path), start=1):
+            if rows % 1000 == 0:
+                self.origin.report_progress("reading", rows, 0)
+            read = _interpret(row, interpret)
+            if isinstance(read, BadLine):
+                problems.append(read)
+            elif isinstance(read, Unusable):
+                self.skipped[read.reason] += 1
+            elif not problems:
+                found.append(read)
+        self._refuse(rows, problems)
+        self.origin.counts["rows"] = rows
+        return found
+
+    def _refuse(self, rows: int, problems: Sequence[BadLine]) -> None:
+        if not rows:
+            raise ImportFileError(f"{self.path.name} holds no rows. Nothing was imported.")
+        if not problems:
+            return
+        unit = "row" if self.format == "parquet" else "line"
+        shown = [f"{self.path.name}, {unit} {bad.line}: {bad.problem}." for bad in problems[:SHOWN_PROBLEMS]]
+        more = len(problems) - len(shown)
+        shown += [f"... and {more} more bad {unit}s."] if more else []
+        raise ImportFileError("\n".join([*shown, "Nothing was imported. Mend the file and import it again."]))
+
+    def write(self, add: Callable[[Session], None]) -> ImportReport:
+        """Write what is new in one transaction, with a record of the file."""
+        try:
+            with writing(self.engine) as session:
+                record = ImportRecord(kind=self.kind, file_name=self.path.name, file_hash=self.hash, format=self.format)
+                session.add(record)
+                session.flush()
+                self.origin.import_id = record.id
+                add(session)
+                report = self._report()
+                record.format = report.format
+                record.counts = dict(self.origin.counts) | {"skipped": report.skipped}
+        except exc.IntegrityError as error:
+            raise StateError("Somebody imported the same at this moment. Nothing was imported; try again.") from error
+        return report
+
+    def _report(self) -> ImportReport:
+        shape = ": ".join([self.format, *sorted(self.shapes)])
+        counts: dict[str, Any] = dict(self.origin.counts)
+        return ImportReport(self.kind, self.path.name, shape, skipped=dict(self.skipped), **counts)
+
+
+def _interpret(
+    row: SourceRow | BadLine, interpret: Callable[[dict[str, Any]], Read | Unusable]
+) -> Read | Unusable | BadLine:
+    if isinstance(row, BadLine):
+        return row
+    try:
+        return interpret(row.values)
+    except StoreError as error:
+        return BadLine(row.line, str(error))

@@ -1,0 +1,278 @@
+"""Comparisons -> preferences: one for each two texts of a prompt, by majority, with what was dropped and why.
+
+A pure function of what was said: nothing here depends on database ids or on the order in which things were written.
+Pairs with the same two texts (asked in two rounds, or asked here and imported) are one, and their votes one poll.
+
+The rules, for the votes (verdicts other than skip) on two texts:
+- the side with more votes is chosen; none, where both have as many;
+- agreement is the chosen side's share of all votes, ties and both-bads among them; below `min_agreement` it is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from store.annotators import get_annotator
+from store.errors import SnapshotError
+from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict
+from store.prompts import Message
+from store.rounds import get_round
+
+CHUNK = 500  # SQLite binds a limited number of values in one statement
+
+# Why a comparison does not become part of a preference, in the order the reasons are looked for.
+REASONS = {
+    "retracted": "by a retracted annotator",
+    "excluded_annotator": "by an annotator left out on request",
+    "not_trained_on": "duels, repeats and gold pairs, which are for measuring",
+    "skip": "skips",
+    "identical": "between identical texts",
+    "over_length": "over the length limit",
+    "tie": "ties",
+    "both_bad": "both bad",
+    "low_agreement": "with too little agreement",
+}
+
+
+@dataclass(frozen=True)
+class SnapshotFilter:
+    """Which comparisons a snapshot is cut from. Raises SnapshotError for a value that cannot be meant.
+
+    `round_numbers`: these rounds only (None: all). `include_imported`: imported preferences too.
+    `min_agreement`: the least share of votes for the chosen side. `max_chars`: prompt and longer completion together.
+    `exclude_annotators`: names. `min_pairs`: refuse to cut with fewer preferences to train on.
+    """
+
+    round_numbers: tuple[int, ...] | None = None
+    include_imported: bool = True
+    min_agreement: float = 0.5
+    max_chars: int | None = None
+    exclude_annotators: tuple[str, ...] = ()
+    min_pairs: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_agreement <= 1:
+            raise SnapshotError(f"min_agreement is a share between 0 and 1, not {self.min_agreement}.")
+        if self.max_chars is not None and self.max_chars < 1:
+            raise SnapshotError(f"max_chars must be 1 or more, not {self.max_chars}.")
+
+    def described(self) -> dict[str, Any]:
+        """What of the filter decides the snapshot's content, spelled one way only."""
+        described = asdict(self) | {
+            "round_numbers": None if self.round_numbers is None else sorted(set(self.round_numbers)),
+            "exclude_annotators": sorted(set(self.exclude_annotators)),
+            "min_agreement": float(self.min_agreement),
+        }
+        del described["min_pairs"]  # it can only refuse
+        return described
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One row of a snapshot."""
+
+    prompt: list[Message]
+    prompt_hash: str
+    chosen: str
+    rejected: str
+    chosen_source: str  # the checkpoint's name, or where an imported text came from
+    rejected_source: str
+    annotators: int  # how many took part
+    agreement: float  # the share of votes that went to `chosen`
+    purpose: str
+    round: int | None  # the first round it was compared in; None if it was imported
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Poll:
+    """Preferences, how many comparisons they were made of, and how many were dropped for which reason."""
+
+    preferences: list[Preference]
+    comparisons: int
+    dropped: dict[str, int]
+
+    def described_drops(self) -> str:
+        """The dropped comparisons in words: "31 ties, 9 skips"."""
+        return ", ".join(f"{count} {REASONS[reason]}" for reason, count in self.dropped.items() if count)
+
+
+@dataclass(frozen=True)
+class _Said:
+    pair_id: int
+    annotator: str
+    verdict: str
+    retracted: bool
+    purpose: str
+
+
+@dataclass(frozen=True)
+class _Text:
+    hash: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _PairContent:
+    prompt_hash: str
+    messages: list[Message]
+    held_out: bool
+    round: int | None
+    a: _Text
+    b: _Text
+
+
+@dataclass
+class _Poll:
+    """The votes on two texts, gathered over every pair that shows them."""
+
+    contents: list[_PairContent] = field(default_factory=list)
+    votes: list[tuple[str, str]] = field(default_factory=list)  # (annotator, chosen text's hash, or tie / both_bad)
+
+
+def poll_comparisons(*, session: Session, filter: SnapshotFilter) -> Poll:
+    """What the standing comparisons add up to. Raises UnknownRecordError for an unknown name or round."""
+    for name in filter.exclude_annotators:
+        get_annotator(session=session, name=name)
+    for number in filter.round_numbers or ():
+        get_round(session=session, number=number)
+    said = _standing(session, filter)
+    dropped = dict.fromkeys(REASONS, 0) | Counter(reason for one in said if (reason := _reason_to_drop(one, filter)))
+    usable = [one for one in said if not _reason_to_drop(one, filter)]
+    contents = _pair_contents(session, sorted({one.pair_id for one in usable}))
+    preferences = []
+    for poll in _gathered(usable, contents):
+        outcome = _outcome(poll, filter)
+        if isinstance(outcome, Preference):
+            preferences.append(outcome)
+        else:
+            dropped = {reason: count + outcome[reason] for reason, count in dropped.items()}
+    return Poll(preferences, len(said), dropped)
+
+
+def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
+    """Every standing comparison that the filter's rounds cover."""
+    query = (
+        sa.select(
+            col(Comparison.pair_id),
+            col(Annotator.name),
+            col(Comparison.verdict),
+            col(Annotator.retracted_at).is_not(None),
+            col(Pair.purpose),
+        )
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .outerjoin(Round, col(Round.id) == col(Pair.round_id))
+        .where(col(Comparison.superseded_at).is_(None), _rounds_asked_for(filter))
+    )
+    return [_Said(*row) for row in session.execute(query)]
+
+
+def _rounds_asked_for(filter: SnapshotFilter) -> Any:
+    imported = col(Pair.round_id).is_(None)
+    rounds = ~imported if filter.round_numbers is None else col(Round.number).in_(filter.round_numbers)
+    return rounds | imported if filter.include_imported else rounds
+
+
+def _reason_to_drop(said: _Said, filter: SnapshotFilter) -> str | None:
+    if said.retracted:
+        return "retracted"
+    if said.annotator in filter.exclude_annotators:
+        return "excluded_annotator"
+    if said.purpose != Purpose.TRAIN:
+        return "not_trained_on"
+    return "skip" if said.verdict == Verdict.SKIP else None
+
+
+def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _PairContent]:
+    a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
+    by_a, by_b = Checkpoint.__table__.alias(), Checkpoint.__table__.alias()  # type: ignore[attr-defined]
+    query = (
+        select(Pair.id, Pair.prompt_id, Round.number, *_text_columns(a, by_a), *_text_columns(b, by_b))  # type: ignore[call-overload]
+        .join(a, a.c.id == Pair.completion_a_id)
+        .join(b, b.c.id == Pair.completion_b_id)
+        .outerjoin(by_a, by_a.c.id == a.c.checkpoint_id)
+        .outerjoin(by_b, by_b.c.id == b.c.checkpoint_id)
+        .outerjoin(Round, col(Round.id) == Pair.round_id)
+    )
+    contents: dict[int, _PairContent] = {}
+    for start in range(0, len(pair_ids), CHUNK):
+        rows = session.execute(query.where(col(Pair.id).in_(pair_ids[start : start + CHUNK]))).all()
+        prompts = _prompts(session, sorted({row[1] for row in rows}))
+        for pair_id, prompt_id, number, *texts in rows:
+            contents[pair_id] = _PairContent(*prompts[prompt_id], number, _Text(*texts[:3]), _Text(*texts[3:]))
+    return contents
+
+
+def _text_columns(completion: Any, checkpoint: Any) -> tuple[Any, Any, Any]:
+    return completion.c.text_hash, completion.c.text, sa.func.coalesce(checkpoint.c.name, completion.c.source)
+
+
+def _prompts(session: Session, prompt_ids: Sequence[int]) -> dict[int, tuple[str, list[Message], bool]]:
+    rows = session.execute(
+        sa.select(col(Prompt.id), col(Prompt.content_hash), col(Prompt.messages), col(Prompt.held_out)).where(
+            col(Prompt.id).in_(prompt_ids)
+        )
+    )
+    return {prompt_id: (hashed, messages, held_out) for prompt_id, hashed, messages, held_out in rows}
+
+
+def _gathered(said: Iterable[_Said], contents: dict[int, _PairContent]) -> list[_Poll]:
+    polls: dict[tuple[str, ...], _Poll] = {}
+    for one in said:
+        content = contents[one.pair_id]
+        key = (content.prompt_hash, *sorted((content.a.hash, content.b.hash)))
+        poll = polls.setdefault(key, _Poll())
+        poll.contents.append(content)
+        sides = {Verdict.A.value: content.a.hash, Verdict.B.value: content.b.hash}
+        poll.votes.append((one.annotator, sides.get(one.verdict, one.verdict)))
+    return list(polls.values())
+
+
+def _outcome(poll: _Poll, filter: SnapshotFilter) -> Preference | Counter[str]:
+    """The preference that the votes add up to, or the votes counted by why there is none."""
+    content, votes = poll.contents[0], Counter(vote for _, vote in poll.votes)
+    if content.a.text.strip() == content.b.text.strip():
+        return Counter(identical=votes.total())
+    if filter.max_chars is not None and _characters(content) > filter.max_chars:
+        return Counter(over_length=votes.total())
+    chosen, rejected = sorted((content.a.hash, content.b.hash), key=votes.__getitem__, reverse=True)
+    if votes[chosen] == 0:
+        return votes
+    agreement = votes[chosen] / votes.total()
+    if votes[chosen] == votes[rejected] or agreement < filter.min_agreement:
+        return Counter(low_agreement=votes.total())
+    return _preference(poll, chosen, rejected, agreement)
+
+
+def _characters(content: _PairContent) -> int:
+    asked = sum(len(message["content"]) for message in content.messages)
+    return asked + max(len(content.a.text), len(content.b.text))
+
+
+def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float) -> Preference:
+    texts = [text for content in poll.contents for text in (content.a, content.b)]
+    # Where several pairs show the same texts, the first in order speaks for them: the same one whatever their ids.
+    best = min((text for text in texts if text.hash == chosen), key=lambda text: text.source)
+    other = min((text for text in texts if text.hash == rejected), key=lambda text: text.source)
+    content = poll.contents[0]
+    return Preference(
+        prompt=content.messages,
+        prompt_hash=content.prompt_hash,
+        chosen=best.text,
+        rejected=other.text,
+        chosen_source=best.source,
+        rejected_source=other.source,
+        annotators=len({annotator for annotator, _ in poll.votes}),
+        agreement=round(agreement, 6),
+        purpose=Purpose.TRAIN.value,
+        round=min((each.round for each in poll.contents if each.round is not None), default=None),
+        held_out=content.held_out,
+    )

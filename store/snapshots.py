@@ -1,0 +1,198 @@
+"""Snapshots: immutable, content-hashed preference datasets cut from the comparisons.
+
+On disk: `snapshots/<first 12 of the hash>/` with `train.jsonl`, `test.jsonl` (held-out prompts) and `manifest.json`.
+The manifest holds the hashes of both files, the filter and what was dropped; its own hash names the snapshot.
+The same comparisons and the same filter give the same bytes on any machine, in any order, with any ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from store.errors import SnapshotError, UnknownRecordError
+from store.hashing import canonical_json, content_hash, file_hash, text_hash
+from store.models import Completion, Pair, Prompt, Purpose, Snapshot
+from store.preferences import CHUNK, Poll, Preference, SnapshotFilter, poll_comparisons
+from store.prompts import Message
+from store.writing_files import folder_written_aside
+
+SPLITS = ("train", "test")
+MANIFEST = "manifest.json"
+FORMAT = 1  # of the files; raised when what is in them changes
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A snapshot's row as training and evaluation use it, with the pair it came from."""
+
+    pair_id: int
+    messages: list[Message]
+    chosen: str
+    rejected: str
+    chosen_side: str  # which completion of the pair was chosen, "a" or "b"
+    agreement: float  # the share of votes that went to `chosen`
+    annotators: int
+
+
+def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | None = None) -> Snapshot:
+    """Cut a snapshot from the comparisons that stand now and write it under the workspace `folder`.
+
+    The same content again is the same snapshot: its row is returned, and its files are written if they are missing.
+    Raises SnapshotError where there is too little to train on, where the disk refuses, or where files of this
+    snapshot are there but changed; UnknownRecordError for a round or an annotator that the filter made up.
+    """
+    filter = filter or SnapshotFilter()
+    poll = poll_comparisons(session=session, filter=filter)
+    splits = {split: _lines(poll.preferences, held_out=split == "test") for split in SPLITS}
+    _require_enough(poll, len(splits["train"]), filter)
+    manifest = _manifest(poll, filter, splits)
+    hashed = content_hash(manifest)
+    path = Path("snapshots") / hashed[:12]
+    _write(folder / path, manifest, splits)
+    known = session.exec(select(Snapshot).where(Snapshot.hash == hashed)).first()
+    snapshot = known or Snapshot(hash=hashed, path=path.as_posix(), manifest=manifest)
+    session.add(snapshot)
+    session.flush()
+    return snapshot
+
+
+def _lines(preferences: Iterable[Preference], *, held_out: bool) -> list[str]:
+    rows = (vars(preference) for preference in preferences if preference.held_out == held_out)
+    lines = [canonical_json({name: row[name] for name in row if name != "held_out"}) for row in rows]
+    return sorted(lines, key=text_hash)
+
+
+def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
+    held_out = len(poll.preferences) - trained
+    dropped = f" Left out: {poll.described_drops()}." if poll.described_drops() else ""
+    aside = f" {held_out} more on held-out prompts, which are never trained on." if held_out else ""
+    if not poll.comparisons:
+        raise SnapshotError("There are no comparisons to cut a snapshot from yet. Compare some pairs first.")
+    counted = f"{poll.comparisons} comparison" + "s" * (poll.comparisons != 1)
+    if not trained:
+        raise SnapshotError(f"{counted}, but no preference to train on.{dropped}{aside} Compare more pairs first.")
+    if trained < filter.min_pairs:
+        raise SnapshotError(
+            f"{counted}, and only {trained} preference{'s' * (trained != 1)} to train on; "
+            f"{filter.min_pairs} are needed, {filter.min_pairs - trained} more.{dropped}{aside}"
+        )
+
+
+def _manifest(poll: Poll, filter: SnapshotFilter, splits: dict[str, list[str]]) -> dict[str, Any]:
+    """What is in the snapshot. No time and no id: it must come out the same wherever it is cut."""
+    return {
+        "format": FORMAT,
+        "filter": filter.described(),
+        "comparisons": poll.comparisons,
+        "used": poll.comparisons - sum(poll.dropped.values()),
+        "dropped": poll.dropped,
+        "pairs": {split: len(lines) for split, lines in splits.items()},
+        "files": {f"{split}.jsonl": text_hash(_joined(lines)) for split, lines in splits.items()},
+    }
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(line + "\n" for line in lines)
+
+
+def _write(target: Path, manifest: dict[str, Any], splits: dict[str, list[str]]) -> None:
+    if target.exists():
+        _check_files(target, manifest)
+        return
+    with folder_written_aside(target) as aside:
+        for split, lines in splits.items():
+            (aside / f"{split}.jsonl").write_bytes(_joined(lines).encode())
+        (aside / MANIFEST).write_bytes((canonical_json(manifest) + "\n").encode())
+
+
+def _check_files(target: Path, manifest: dict[str, Any]) -> None:
+    for name, hashed in manifest["files"].items():
+        path = target / name
+        if not path.is_file():
+            raise SnapshotError(f"{path} is missing. Remove {target} and cut the snapshot again.")
+        if file_hash(path) != hashed:
+            raise SnapshotError(f"{path} was changed after it was cut. Remove {target} and cut the snapshot again.")
+
+
+def list_snapshots(*, session: Session) -> list[Snapshot]:
+    """All snapshots, newest first."""
+    return list(session.exec(select(Snapshot).order_by(col(Snapshot.id).desc())))
+
+
+def get_snapshot(*, session: Session, name: str) -> Snapshot:
+    """The snapshot whose hash begins with `name`, or the `latest`. Raises UnknownRecordError for none or several."""
+    snapshots = list_snapshots(session=session)
+    found = snapshots[:1] if name == "latest" else [each for each in snapshots if name and each.hash.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(each.hash[:12] for each in (found or snapshots)) or "none yet"
+    what = "is more than one" if found else "is no"
+    raise UnknownRecordError(f"There {what} snapshot {name!r}. There are: {known}.")
+
+
+def verify_snapshot(*, snapshot: Snapshot, folder: Path) -> None:
+    """Check that the files under the workspace `folder` are those that were cut. Raises SnapshotError if not."""
+    target = folder / snapshot.path
+    if content_hash(snapshot.manifest) != snapshot.hash:
+        raise SnapshotError(f"The record of snapshot {snapshot.hash[:12]} was changed. Restore the database's backup.")
+    _check_files(target, snapshot.manifest)
+    manifest = target / MANIFEST
+    written = canonical_json(snapshot.manifest) + "\n"
+    if not manifest.is_file() or manifest.read_bytes() != written.encode():
+        raise SnapshotError(f"{manifest} is not what was cut. Remove {target} and cut the snapshot again.")
+
+
+def read_snapshot(*, snapshot: Snapshot, folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of one split, `train` or `test`, checked against the manifest. Raises SnapshotError."""
+    _check_files(folder / snapshot.path, snapshot.manifest)
+    raw = (folder / snapshot.path / f"{split}.jsonl").read_bytes()
+    return [json.loads(line) for line in raw.split(b"\n") if line]
+
+
+def snapshot_pairs(*, session: Session, snapshot: Snapshot, folder: Path, split: str) -> list[PreferencePair]:
+    """One split of a snapshot, each row with its pair in this database (of several with the same texts, the first).
+
+    In the snapshot's order. Raises SnapshotError where files were changed or a pair is not in this database.
+    """
+    rows = read_snapshot(snapshot=snapshot, folder=folder, split=split)
+    sides = _pair_sides(session, sorted({row["prompt_hash"] for row in rows}))
+    return [_with_pair(row, sides, snapshot) for row in rows]
+
+
+Sides = dict[tuple[str, str, str], tuple[int, str]]  # (prompt, chosen, rejected hashes) -> (pair id, chosen side)
+
+
+def _pair_sides(session: Session, prompt_hashes: list[str]) -> Sides:
+    a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
+    query = (
+        sa.select(col(Prompt.content_hash), a.c.text_hash, b.c.text_hash, col(Pair.id))
+        .join(Pair, col(Pair.prompt_id) == col(Prompt.id))
+        .join(a, a.c.id == col(Pair.completion_a_id))
+        .join(b, b.c.id == col(Pair.completion_b_id))
+        .where(col(Pair.purpose) == Purpose.TRAIN)
+        .order_by(col(Pair.id))
+    )
+    sides: Sides = {}
+    for start in range(0, len(prompt_hashes), CHUNK):
+        chunk = prompt_hashes[start : start + CHUNK]
+        for prompt, hash_a, hash_b, pair_id in session.execute(query.where(col(Prompt.content_hash).in_(chunk))):
+            sides.setdefault((prompt, hash_a, hash_b), (pair_id, "a"))
+            sides.setdefault((prompt, hash_b, hash_a), (pair_id, "b"))
+    return sides
+
+
+def _with_pair(row: dict[str, Any], sides: Sides, snapshot: Snapshot) -> PreferencePair:
+    key = row["prompt_hash"], text_hash(row["chosen"]), text_hash(row["rejected"])
+    if key not in sides:
+        raise SnapshotError(f"Snapshot {snapshot.hash[:12]} was cut from another database: a pair of it is not here.")
+    pair_id, side = sides[key]
+    return PreferencePair(
+        pair_id, row["prompt"], row["chosen"], row["rejected"], side, row["agreement"], row["annotators"]
+    )

@@ -1,0 +1,192 @@
+"""Any order of serving, answering, changing one's mind, taking back and lapsing, against a model in plain Python."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sqlmodel import col, select
+
+from store.annotators import get_or_add_annotator
+from store.comparisons import Choice, record_comparison
+from store.database import open_database, reading, writing
+from store.models import Checkpoint, Comparison, Pair, Round, now
+from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
+from store.prompts import get_or_add_prompt
+from tests.store.undoing import undo_last
+
+WANTED = {1: 1, 2: 2, 3: 1, 4: 2}  # how many answers pairs 1 to 4 ask for
+people, pair_ids, choices = st.sampled_from([1, 2]), st.sampled_from(list(WANTED)), st.sampled_from(list(Choice))
+
+
+@cache
+def prepared_file() -> tuple[tempfile.TemporaryDirectory[str], Path, dict[int, int]]:
+    """A database with one round of four pairs and two annotators, to be copied for each example."""
+    folder = tempfile.TemporaryDirectory(prefix="pairloop-laws-")
+    path = Path(folder.name) / "prepared.db"
+    engine = open_database(f"sqlite:///{path}")
+    with writing(engine) as session:
+        session.add(Checkpoint(name="base", path="base"))
+        session.flush()
+        session.add(Round(number=1, checkpoint_id=1, target=6))
+        for name in ("Ada", "Ben"):
+            get_or_add_annotator(session=session, name=name)
+        pairs = [_add_pair(session, number, wanted) for number, wanted in WANTED.items()]
+    engine.dispose()
+    return folder, path, {pair.id: pair.side_seed for pair in pairs}
+
+
+def _add_pair(session: object, number: int, wanted: int) -> Pair:
+    asked = [{"role": "user", "content": f"question {number}"}]
+    prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=0)
+    both = [
+        add_completion(session=session, prompt_id=prompt.id, new=NewCompletion(text=text), checkpoint_id=1)
+        for text in ("this", "that")
+    ]
+    return add_pair(session=session, prompt_id=prompt.id, completions=both, round_id=1, position=number, wanted=wanted)
+
+
+@dataclass
+class Said:
+    """One comparison as the model remembers it."""
+
+    pair: int
+    person: int
+    verdict: str
+    standing: bool = True
+
+
+@dataclass
+class Desk:
+    """The model: a list of everything ever said, and who holds which pair since when. Nothing else."""
+
+    said: list[Said] = field(default_factory=list)
+    held: dict[int, tuple[int, int, bool]] = field(default_factory=dict)  # pair -> (person, since, lapsed)
+    clock: int = 0
+
+    def standing(self, pair: int, person: int) -> Said | None:
+        found = [said for said in self.said if said.standing and (said.pair, said.person) == (pair, person)]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    def open_slots(self, pair: int) -> int:
+        answers = [said for said in self.said if said.standing and said.pair == pair and said.verdict != "skip"]
+        return max(0, WANTED[pair] - len(answers))
+
+    def free_for(self, pair: int, person: int) -> bool:
+        holder, _, lapsed = self.held.get(pair, (person, 0, False))
+        return holder == person or lapsed
+
+    def next_pair(self, person: int) -> int | None:
+        wanting = [pair for pair in WANTED if self.open_slots(pair) and not self.standing(pair, person)]
+        mine = [pair for pair in wanting if self.held.get(pair, (None,))[0] == person]
+        if mine:
+            return max(mine, key=lambda pair: (not self.held[pair][2], self.held[pair][1]))
+        return next((pair for pair in wanting if self.free_for(pair, person)), None)
+
+    def hold(self, pair: int, person: int) -> None:
+        self.clock += 1
+        self.held[pair] = (person, self.clock, False)
+
+    def record(self, pair: int, person: int, verdict: str, *, replace: bool) -> None:
+        before = self.standing(pair, person)
+        if before and not replace:
+            return
+        if before:
+            before.standing = False
+        self.said.append(Said(pair, person, verdict))
+        if self.held.get(pair, (None,))[0] == person:
+            del self.held[pair]
+
+    def undo(self, person: int) -> Said | None:
+        last = next((said for said in reversed(self.said) if said.standing and said.person == person), None)
+        if last:
+            last.standing = False
+            if self.free_for(last.pair, person):
+                self.hold(last.pair, person)
+        return last
+
+
+class ComparisonLaws(RuleBasedStateMachine):
+    """Does the same to the store and to the model, and looks for a difference after every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _, prepared, self.seeds = prepared_file()
+        self.folder = tempfile.TemporaryDirectory(prefix="pairloop-laws-")
+        path = shutil.copy(prepared, self.folder.name)
+        self.engine = open_database(f"sqlite:///{path}")
+        self.desk = Desk()
+
+    def teardown(self) -> None:
+        self.engine.dispose()
+        self.folder.cleanup()
+
+    @rule(person=people)
+    def serve(self, person: int) -> None:
+        with writing(self.engine) as session:
+            shown = next_pair(session=session, round_id=1, annotator_id=person)
+        expected = self.desk.next_pair(person)
+        assert (shown.pair_id if shown else None) == expected
+        if expected is not None:
+            self.desk.hold(expected, person)
+
+    @rule(person=people, pair=pair_ids, choice=choices, replace=st.booleans())
+    def record(self, person: int, pair: int, choice: Choice, replace: bool) -> None:
+        self._say(person, pair, choice, replace)
+
+    @rule(person=people, choice=choices)
+    def answer_what_is_on_screen(self, person: int, choice: Choice) -> None:
+        pair = self.desk.next_pair(person)
+        if pair is not None:
+            self.serve(person)
+            self._say(person, pair, choice, False)
+
+    def _say(self, person: int, pair: int, choice: Choice, replace: bool) -> None:
+        left = left_side(side_seed=self.seeds[pair], annotator_id=person)
+        verdict = {Choice.LEFT: left, Choice.RIGHT: "ab".replace(left, "")}.get(choice, choice.value)
+        with writing(self.engine) as session:
+            record_comparison(session=session, pair_id=pair, annotator_id=person, choice=choice, replace=replace)
+        self.desk.record(pair, person, verdict, replace=replace)
+
+    @rule(person=people)
+    def undo(self, person: int) -> None:
+        with writing(self.engine) as session:
+            taken_back = undo_last(session=session, annotator_id=person, round_id=1)
+        expected = self.desk.undo(person)
+        assert (taken_back and taken_back.pair_id) == (expected and expected.pair)
+
+    @rule(pair=pair_ids)
+    def let_a_hold_lapse(self, pair: int) -> None:
+        if pair in self.desk.held:
+            person, since, _ = self.desk.held[pair]
+            self.desk.held[pair] = (person, since, True)
+            past = now() - timedelta(days=1) + timedelta(seconds=since)  # in the order of the holds
+            with writing(self.engine) as session:
+                session.execute(sa.update(Pair).where(col(Pair.id) == pair).values(held_until=past))
+
+    @invariant()
+    def the_store_agrees_with_the_model(self) -> None:
+        with reading(self.engine) as session:
+            rows = session.exec(select(Comparison).order_by(col(Comparison.id))).all()
+            slots = {pair.id: pair.open_slots for pair in session.exec(select(Pair)).all()}
+        # Everything ever said is there, and nothing else.
+        there = [Said(row.pair_id, row.annotator_id, row.verdict, row.superseded_at is None) for row in rows]
+        assert there == self.desk.said
+        # At most one verdict stands for each pair and annotator.
+        standing = [(said.pair, said.person) for said in there if said.standing]
+        assert len(standing) == len(set(standing))
+        # A pair wants what is missing, and a skip is no answer.
+        assert slots == {pair: self.desk.open_slots(pair) for pair in WANTED}
+
+
+TestComparisonLaws = ComparisonLaws.TestCase
+TestComparisonLaws.settings = settings(max_examples=30, stateful_step_count=30, deadline=None, database=None)

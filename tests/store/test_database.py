@@ -1,0 +1,216 @@
+"""Opening, migrating, locking and backing up the database, and what the user reads when that fails."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlmodel import SQLModel, col, select
+
+from store import database
+from store.annotators import get_or_add_annotator, list_annotators
+from store.database import backup_database, open_database, reading, writing
+from store.errors import DatabaseError, NewerWorkspaceError
+from store.models import Annotator
+
+
+def count_annotators(path: Path) -> int:
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT count(*) FROM annotator").fetchone()[0]
+
+
+def test_a_blank_file_gets_its_tables_and_pragmas(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'new.db'}")
+    with engine.connect() as connection:
+        asked = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "foreign_keys")
+        }
+    assert asked == {"journal_mode": "wal", "foreign_keys": 1}
+    assert set(SQLModel.metadata.tables) | {"alembic_version"} == set(sa.inspect(engine).get_table_names())
+
+
+def test_opening_again_changes_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+    with writing(engine) as session:
+        get_or_add_annotator(session=session, name="Ada")
+    again = open_database(f"sqlite:///{tmp_path / 'pairloop.db'}")
+    with reading(again) as session:
+        assert [annotator.name for annotator in list_annotators(session=session)] == ["Ada"]
+
+
+def test_the_migrations_make_the_tables_that_the_models_describe(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
+
+
+def shape(engine: sa.Engine) -> dict[str, Any]:
+    """What Alembic does not compare: the checks, the partial indexes' conditions, defaults and foreign keys."""
+    inspector = sa.inspect(engine)
+    tables = [name for name in inspector.get_table_names() if name != "alembic_version"]
+    return {
+        table: {
+            "checks": sorted((check["name"], check["sqltext"]) for check in inspector.get_check_constraints(table)),
+            "indexes": sorted(
+                (
+                    index["name"],
+                    index["column_names"],
+                    index["unique"],
+                    {name: str(value) for name, value in index["dialect_options"].items()},
+                )
+                for index in inspector.get_indexes(table)
+            ),
+            "keys": sorted(str(key) for key in inspector.get_foreign_keys(table)),
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)
+            },
+        }
+        for table in tables
+    }
+
+
+def test_checks_and_partial_indexes_are_the_same_in_both(engine: sa.Engine) -> None:
+    other = sa.create_engine("sqlite://")
+    SQLModel.metadata.create_all(other)
+    assert shape(engine) == shape(other)
+    assert any(table["checks"] for table in shape(engine).values())
+
+
+def test_a_newer_database_is_refused_and_left_as_it_was(engine: sa.Engine, tmp_path: Path) -> None:
+    with writing(engine) as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    path = tmp_path / "pairloop.db"
+    before = path.read_bytes()
+    with pytest.raises(NewerWorkspaceError, match=r"written by a newer pairloop\. Nothing was changed"):
+        open_database(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_locked_database_says_so(engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pairloop.db"
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    impatient = open_database(f"sqlite:///{path}")
+    with writing(engine) as session:
+        get_or_add_annotator(session=session, name="Ada")
+        with pytest.raises(DatabaseError, match=r"held it locked for 0\.05 s\. Close it"), writing(impatient) as other:
+            get_or_add_annotator(session=other, name="Ben")
+        with reading(impatient) as other:
+            assert list_annotators(session=other) == []  # a writer never keeps readers out
+    with writing(impatient) as session:
+        get_or_add_annotator(session=session, name="Ben")
+    assert count_annotators(path) == 2
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "letter.db"
+    path.write_text("Dear Ada, " * 500)
+    with pytest.raises(DatabaseError, match=r"It is not a SQLite database\. Restore it from a backup"):
+        open_database(f"sqlite:///{path}")
+    assert path.read_text() == "Dear Ada, " * 500
+
+
+def test_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseError, match="Check that the folder exists"):
+        open_database(f"sqlite:///{tmp_path / 'nowhere' / 'pairloop.db'}")
+
+
+def test_a_read_only_database_can_be_read_and_says_why_it_cannot_be_written(engine: sa.Engine, tmp_path: Path) -> None:
+    with writing(engine) as session:
+        get_or_add_annotator(session=session, name="Ada")
+    frozen = open_database(f"sqlite:///file:{tmp_path / 'pairloop.db'}?mode=ro&uri=true")
+    with reading(frozen) as session:
+        assert len(list_annotators(session=session)) == 1
+    with pytest.raises(DatabaseError, match="It is read-only for this user"), writing(frozen) as session:
+        get_or_add_annotator(session=session, name="Ben")
+
+
+@pytest.mark.parametrize("url", ["nothing at all", "oracle9://ada:secret@host/db", "sqlite+nodriver:///x.db"])
+def test_an_address_that_cannot_be_used_says_so_without_its_password(url: str) -> None:
+    with pytest.raises(DatabaseError, match="The database address cannot be used") as raised:
+        open_database(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_work_that_fails_half_way_leaves_nothing(engine: sa.Engine) -> None:
+    def fail_half_way() -> None:
+        with writing(engine) as session:
+            get_or_add_annotator(session=session, name="Ada")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
+    with reading(engine) as session:
+        assert list_annotators(session=session) == []
+
+
+def test_what_a_reader_sees_does_not_change_under_it(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        assert list_annotators(session=session) == []
+        with writing(engine) as writer:
+            get_or_add_annotator(session=writer, name="Ada")
+        assert list_annotators(session=session) == []
+
+
+def test_a_rule_of_the_data_is_not_called_a_broken_database(engine: sa.Engine) -> None:
+    with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
+        session.add(Annotator(name="Ada", role="nobody"))
+
+
+def test_moments_come_back_in_utc(engine: sa.Engine) -> None:
+    with writing(engine) as session:
+        written = get_or_add_annotator(session=session, name="Ada").created_at
+    with reading(engine) as session:
+        read = session.exec(select(Annotator).where(col(Annotator.name) == "Ada")).one().created_at
+    assert read == written
+    assert read.utcoffset() is not None
+
+
+def write_in_twos(engine: sa.Engine, stop: threading.Event, started: threading.Event) -> None:
+    number = 0
+    while not stop.is_set():
+        with writing(engine) as session:
+            get_or_add_annotator(session=session, name=f"first {number}")
+            get_or_add_annotator(session=session, name=f"second {number}")
+        number += 1
+        started.set()
+
+
+def test_a_backup_taken_while_others_write_is_whole(engine: sa.Engine, tmp_path: Path) -> None:
+    stop, started = threading.Event(), threading.Event()
+    writer = threading.Thread(target=write_in_twos, args=(engine, stop, started))
+    writer.start()
+    started.wait()
+    copies = [tmp_path / f"copy-{number}.db" for number in range(5)]
+    try:
+        for copy in copies:
+            backup_database(engine, copy)
+    finally:
+        stop.set()
+        writer.join()
+    counts = [count_annotators(copy) for copy in copies]
+    assert counts == sorted(counts)
+    assert all(count > 0 and count % 2 == 0 for count in counts)  # never one half of a transaction
+    assert not list(tmp_path.glob("*.part"))
+    with sqlite3.connect(copies[-1]) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    open_database(f"sqlite:///{copies[-1]}").dispose()
+
+
+def test_a_backup_replaces_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+    target = tmp_path / "kept.db"
+    target.write_text("mine")
+    with pytest.raises(DatabaseError, match=r"exists already\. Nothing was written"):
+        backup_database(engine, target)
+    assert target.read_text() == "mine"
+
+
+def test_what_an_interrupted_backup_left_behind_is_in_nobodys_way(engine: sa.Engine, tmp_path: Path) -> None:
+    (tmp_path / "copy.db.part").write_text("half a backup " * 1000)
+    (tmp_path / "copy.db.part-journal").write_text("half a journal " * 1000)
+    backup_database(engine, tmp_path / "copy.db")
+    assert count_annotators(tmp_path / "copy.db") == 0
