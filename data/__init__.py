@@ -1,0 +1,1 @@
+"""What ships with pairloop: the demo model, its prompts, the annotator guidelines."""

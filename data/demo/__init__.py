@@ -1,0 +1,1 @@
+"""The demo model, its prompts, and the scripts that make and measure them."""
