@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dpo_core.errors import SettingsError
 
@@ -59,6 +60,26 @@ class SamplingSettings(Section):
     seed: int = Field(0, ge=0, description="Every draw follows from it.")
 
 
+Loss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
+SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # TRL ignores label_smoothing for the others
+
+
 class TrainingSettings(Section):
     """How a checkpoint is trained. TRL's names; see the DPOConfig reference of TRL for each."""
 
@@ -68,9 +89,14 @@ class TrainingSettings(Section):
     batch_size: int = Field(8, ge=1, description="Pairs in one optimizer step, per process.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches added up before each step.")
     max_length: int = Field(1024, ge=8, description="Prompt and completion together, in tokens; the rest is cut.")
-    loss_type: str = Field("sigmoid", description="Any loss of TRL's DPOConfig, such as sigmoid, ipo, robust.")
+    loss_type: list[Loss] = Field(
+        ["sigmoid"], min_length=1, description='Losses of TRL\'s DPOConfig, added up: "sigmoid", "sft", "ipo", ...'
+    )
+    loss_weights: list[float] = Field([], description="A weight for each loss; empty: 1 each.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped labels assumed (robust loss).")
-    lr_scheduler_type: str = Field("linear", description="As transformers names it: linear, cosine, constant.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="As transformers names it: linear, cosine, constant."
+    )
     warmup_steps: float = Field(0.1, ge=0, description="Steps over which the rate rises; below 1: a share of them.")
     weight_decay: float = Field(0.0, ge=0, description="Pull of every weight towards zero.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are shortened to it.")
@@ -79,9 +105,22 @@ class TrainingSettings(Section):
     comparisons: Literal["all", "round"] = Field(
         "all", description='Train on "all" comparisons so far (imports too), or on the "round" alone.'
     )
-    min_agreement: float = Field(0.5, ge=0, le=1, description="A pair's majority must exceed this to be trained on.")
+    min_agreement: float = Field(
+        0.5, ge=0, le=1, description="Least share of a pair's votes, ties among them, for its majority."
+    )
     save_steps: int = Field(20, ge=1, description="Steps between the points a killed run resumes from.")
     seed: int = Field(0, ge=0, description="Order of the pairs and every other draw.")
+
+    @model_validator(mode="after")
+    def smoothing_is_used(self) -> TrainingSettings:
+        """Refuse a label_smoothing that would silently do nothing, and a loss that cannot do without one."""
+        if self.label_smoothing and not set(self.loss_type) & set(SMOOTHED):
+            raise ValueError(f"label_smoothing does nothing with loss_type {self.loss_type}; use one of {SMOOTHED}")
+        if "exo_pair" in self.loss_type and not self.label_smoothing:
+            raise ValueError("loss_type exo_pair needs a label_smoothing above 0, such as 0.001")
+        if self.loss_weights and len(self.loss_weights) != len(self.loss_type):
+            raise ValueError("loss_weights needs one weight for each of loss_type")
+        return self
 
 
 class WorkerSettings(Section):
@@ -139,6 +178,33 @@ def parse_settings(text: str, path: Path) -> Settings:
         raise SettingsError(f"{path} has settings that cannot be used:\n{problems}") from error
 
 
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["beta=0.2", "loss_type=ipo"]` as values, each written as in pairloop.toml; a word needs no quotes.
+
+    Raises SettingsError.
+    """
+    return dict(_assignment(text) for text in assignments)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise SettingsError(f"{text!r} is not a setting. Write it as KEY=VALUE, for instance beta=0.2.")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def change_training(settings: TrainingSettings, changes: dict[str, Any]) -> TrainingSettings:
+    """These training settings with some changed. Raises SettingsError that names the setting, and the nearest one."""
+    try:
+        return Settings.model_validate({"training": settings.model_dump() | changes}).training
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
+        raise SettingsError(f"These training settings cannot be used. Nothing was started.\n{problems}") from error
+
+
 def _problem(item: Any) -> str:
     where = [str(part) for part in item["loc"]]
     if item["type"] != "extra_forbidden":
@@ -161,6 +227,7 @@ def _keys_at(where: list[str]) -> list[str]:
 def render_settings(settings: Settings) -> str:
     """A commented pairloop.toml with these values. Reading it gives the same settings back."""
     parts = ["# pairloop's settings for this workspace. Every line is optional: what is left out keeps its default."]
+    parts.append("# pairloop reads it when it starts: after a change, start `pairloop up` again.")
     for name, field in Settings.model_fields.items():
         section: Section = getattr(settings, name)
         parts.append(f"\n# {type(section).__doc__}\n[{name}]")

@@ -6,8 +6,10 @@
     (the worker)     trains the parent on the snapshot, evaluates on held-out prompts, registers the checkpoint
     decide           the new checkpoint writes the next round (promote), or its parent does (keep)
 
+A workspace with imported comparisons may begin with `start_training`: that opens a round which asks nobody anything.
+
 `read_loop` says where all this stands and what is next: the Loop page, `pairloop status` and `pairloop simulate` all
-ask it, so none of them has rules of its own. Importable without torch; what needs it happens in runs (see carry_out.py).
+ask it, so none of them has rules of its own. Importable without torch; what needs it happens in runs (carry_out.py).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from dpo_core.config import change_training
 from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint, serving_checkpoint
@@ -25,10 +28,11 @@ from store.comparisons import count_round
 from store.database import writing
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_pairs
+from store.preferences import SnapshotFilter
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
-from store.runs import last_run, queue_run, retry_run
-from store.snapshots import SnapshotFilter, cut_snapshot
+from store.runs import get_run, last_run, queue_run, retry_run
+from store.snapshots import cut_snapshot
 
 
 class Step(StrEnum):
@@ -46,7 +50,10 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class LoopState:
-    """Where the loop stands. `run` is the run waited for, or the one that failed or was cancelled."""
+    """Where the loop stands. `run` is the run waited for, or the one that failed or was cancelled.
+
+    `imported` counts the pairs that came in with their verdicts, while no round is open: they can be trained on.
+    """
 
     step: Step
     round: Round | None
@@ -55,6 +62,7 @@ class LoopState:
     pairs: dict[str, int]
     prompts: dict[str, int]
     run: Run | None
+    imported: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ def read_loop(*, session: Session) -> LoopState:
     prompts = count_prompts(session=session)
     if current is None or current.status == RoundStatus.DONE:
         step = Step.START_ROUND if sum(prompts.values()) else Step.IMPORT_PROMPTS
-        return LoopState(step, current, serving_checkpoint(session=session), {}, {}, prompts, None)
+        imported = count_pairs(session=session, round_id=None)["pairs"]
+        return LoopState(step, current, serving_checkpoint(session=session), {}, {}, prompts, None, imported)
     assert current.id is not None
     comparisons = count_round(session=session, round_id=current.id)
     pairs = count_pairs(session=session, round_id=current.id)
@@ -180,11 +189,12 @@ def start_training(workspace: Workspace, *, by: str, early: bool = False, change
     """Cut the snapshot of what has been compared so far and queue a train run on it.
 
     `early` allows it before the round's target is reached; `changes` are training settings for this run alone.
-    Raises RunError where the round is not ready, SnapshotError where there is nothing to train on.
+    Raises SettingsError for those that are none, RunError where the round is not ready, SnapshotError where there is
+    nothing to train on.
     """
-    training = _changed(workspace, changes or {})
+    training = change_training(workspace.settings.training, changes or {}).model_dump()
     with writing(workspace.engine) as session:
-        current = _ready_round(session, early=early)
+        current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
         snapshot = cut_snapshot(
             session=session, folder=workspace.folder, filter=training_filter(workspace, current.number)
@@ -203,14 +213,6 @@ def start_training(workspace: Workspace, *, by: str, early: bool = False, change
         return queue_run(session=session, kind=RunKind.TRAIN, settings=details, requested_by=by, round_id=current.id)
 
 
-def _changed(workspace: Workspace, changes: dict[str, Any]) -> dict[str, Any]:
-    settings = workspace.settings.training
-    unknown = set(changes) - set(type(settings).model_fields)
-    if unknown:
-        raise RunError(f"There is no training setting {', '.join(sorted(unknown))}.")
-    return type(settings).model_validate(settings.model_dump() | changes).model_dump()
-
-
 def training_filter(workspace: Workspace, number: int) -> SnapshotFilter:
     """Which comparisons a round trains on, as pairloop.toml says."""
     training = workspace.settings.training
@@ -222,12 +224,24 @@ def training_filter(workspace: Workspace, number: int) -> SnapshotFilter:
     )
 
 
-def _ready_round(session: Session, *, early: bool) -> Round:
+def _imports_round(session: Session) -> Round:
+    """A round opened for training on imported comparisons. Raises RunError where there are none."""
     state = read_loop(session=session)
-    if state.round is None or state.round.status not in (RoundStatus.SAMPLING, RoundStatus.COMPARING):
-        where = "no round is open" if state.round is None else f"round {state.round.number} is {state.round.status}"
-        raise RunError(f"There is nothing to train now: {where}.")
-    if state.step != Step.TRAIN and not early:
+    if not state.imported:
+        raise RunError("There is nothing to train on: no round is open and no comparisons were imported.")
+    assert state.checkpoint.id is not None
+    return add_round(session=session, checkpoint_id=state.checkpoint.id, target=state.imported)
+
+
+def _ready_round(session: Session, *, early: bool) -> Round | None:
+    """The open round, if it may be trained on; None where no round is open. Raises RunError."""
+    state = read_loop(session=session)
+    if state.round is None or state.round.status == RoundStatus.DONE:
+        return None
+    if state.round.status not in (RoundStatus.SAMPLING, RoundStatus.COMPARING):
+        raise RunError(f"There is nothing to train now: round {state.round.number} is {state.round.status}.")
+    nothing_asked = state.pairs["pairs"] == 0 and state.round.status == RoundStatus.COMPARING  # a round on imports
+    if state.step != Step.TRAIN and not early and not nothing_asked:
         done, target = state.comparisons["done"], state.round.target
         raise RunError(f"Round {state.round.number} has {done} of {target} comparisons. Compare on, or train early.")
     return state.round
@@ -243,9 +257,24 @@ def return_to_comparing(workspace: Workspace, *, by: str) -> Round:
 
 
 def retry(workspace: Workspace, *, run_id: int) -> Run:
-    """Queue a failed or cancelled run again. Raises StateError otherwise."""
+    """Queue a failed or cancelled run again. Raises StateError otherwise, RunError where the round has gone on."""
     with writing(workspace.engine) as session:
+        _check_wanted(session, get_run(session=session, run_id=run_id))
         return retry_run(session=session, run_id=run_id)
+
+
+def _check_wanted(session: Session, run: Run) -> None:
+    """Raise RunError for a run whose result nobody waits for: it would overwrite what came after it."""
+    if run.round_id is None or run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        return
+    current = session.get_one(Round, run.round_id)
+    if current.status == RoundStatus.DONE:
+        raise RunError(f"Round {current.number} is done, so run {run.id} is not wanted any more. Nothing was changed.")
+    if run.kind == RunKind.TRAIN and current.status != RoundStatus.TRAINING:
+        raise RunError(f"Round {current.number} went on without run {run.id} and is {current.status}. Train it anew.")
+    latest = last_run(session=session, round_id=run.round_id, kind=RunKind(run.kind))
+    if run.kind == RunKind.TRAIN and latest is not None and latest.id != run.id:
+        raise RunError(f"Run {latest.id} took the place of run {run.id}. Retry that one.")
 
 
 def decide(workspace: Workspace, *, decision: Decision, by: str) -> Round:
@@ -254,6 +283,18 @@ def decide(workspace: Workspace, *, decision: Decision, by: str) -> Round:
         current = _open_round(session)
         assert current.id is not None
         return decide_round(session=session, round_id=current.id, decision=decision, by=by)
+
+
+def suggested_decision(new: Checkpoint) -> Decision:
+    """What the held-out comparisons speak for: to keep the parent only where the new checkpoint is clearly worse.
+
+    Clearly: the parent's accuracy lies above the whole interval of the new one's. A round has some ten held-out pairs;
+    a smaller difference is more often chance than not.
+    """
+    judged = new.metrics.get("eval", {})
+    if not judged.get("pairs"):
+        return Decision.PROMOTE
+    return Decision.KEEP if judged["interval_after"][1] < judged["accuracy_before"] else Decision.PROMOTE
 
 
 def go_on(workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None) -> Round:

@@ -32,6 +32,8 @@ class RunProgress:
         self.attempt = attempt
         self.folder = workspace.run_folder(run_id)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = self.folder / "metrics.jsonl"
+        self._end_half_line()
         self._listener = listener
         self._phase = ""
         self._phase_started = (0.0, 0)
@@ -40,8 +42,6 @@ class RunProgress:
     def report(self, phase: str, step: int, total: int, metrics: dict[str, float] | None = None) -> None:
         """Say that `step` of `total` steps of a phase are done. Raises RunCancelled, LostRunError."""
         moment = time.monotonic()
-        if metrics:
-            self._append({"phase": phase, "step": step, "total": total, "time": time.time()} | metrics)
         entered = phase != self._phase
         if entered:
             self._phase, self._phase_started = phase, (moment, step)
@@ -52,6 +52,8 @@ class RunProgress:
         if entered or step >= total or moment - self._reported >= REPORT_SECONDS:
             self._reported = moment
             self._write(progress | {"metrics": metrics or {}})
+        if metrics:  # after the row: an attempt that lost the run has stopped by now
+            self._append({"phase": phase, "step": step, "total": total, "time": time.time()} | metrics)
 
     def _write(self, progress: dict[str, Any]) -> None:
         with writing(self.workspace.engine) as session:
@@ -65,8 +67,14 @@ class RunProgress:
         return None if done <= 0 else round((moment - since) / done * (total - step), 1)
 
     def _append(self, line: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+    def _end_half_line(self) -> None:
+        """An attempt that died while writing leaves half a line, which must not swallow the next one."""
+        if self._metrics.exists() and not self._metrics.read_bytes().endswith(b"\n"):
+            with self._metrics.open("a", encoding="utf-8") as stream:
+                stream.write("\n")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

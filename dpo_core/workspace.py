@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
-from dpo_core.errors import WorkspaceError
-from store.checkpoints import add_checkpoint
+from dpo_core.errors import ModelError, WorkspaceError
+from dpo_core.packaged import DEMO_MODEL, packaged
+from store.checkpoints import BASE, add_checkpoint
 from store.database import open_database, writing
 from store.models import Checkpoint
 
@@ -31,22 +32,32 @@ class Workspace:
         """The database, opened and migrated on first use. Raises DatabaseError."""
         return open_database(self.settings.store.url or f"sqlite:///{self.folder / 'pairloop.db'}")
 
-    @property
-    def snapshots(self) -> Path:
-        """Where snapshots lie."""
-        return self.folder / "snapshots"
-
     def run_folder(self, run_id: int) -> Path:
         """Where a run keeps its log, its metrics and what it resumes from."""
         return self.folder / "runs" / f"{run_id}"
 
     def checkpoint_path(self, checkpoint: Checkpoint) -> str:
-        """What `from_pretrained` is given for a checkpoint: a folder, or a hub id for a base that is no folder."""
-        return resolve_model(checkpoint.path, self.folder)
+        """What `from_pretrained` is given for a checkpoint: a folder, or a hub id for a base that is no folder.
+
+        Raises ModelError for a checkpoint of ours whose folder is gone: taken for a hub id, `checkpoints/round-1`
+        would be asked for on the hub, and whatever is there under that name be loaded.
+        """
+        path = resolve_model(checkpoint.path, self.folder)
+        if checkpoint.name != BASE and not Path(path).is_dir():
+            raise ModelError(
+                f"The weights of {checkpoint.name} are not there: {self.folder / checkpoint.path} is missing. "
+                "Restore the folder (`pairloop backup --with-checkpoints` keeps it)."
+            )
+        return path
 
 
 def resolve_model(name: str, folder: Path) -> str:
-    """A model's folder, looked for beside pairloop.toml and as given; or the name itself, taken for a hub id."""
+    """A model's folder, looked for beside pairloop.toml and as given; or the name itself, taken for a hub id.
+
+    `pairloop:demo` is the model that ships with pairloop, wherever it is installed.
+    """
+    if name == DEMO_MODEL:
+        return str(packaged("demo/model"))
     for candidate in (folder / name, Path(name).expanduser()):
         if candidate.is_dir():
             return str(candidate.resolve())
@@ -61,8 +72,11 @@ def open_workspace(folder: Path) -> Workspace:
             f"{folder} is not a workspace: it has no {FILE_NAME}.\n"
             "Make one with `pairloop init`, try `pairloop demo`, or name another with --workspace."
         )
-    for name in FOLDERS:
-        (folder / name).mkdir(exist_ok=True)
+    try:
+        for name in FOLDERS:
+            (folder / name).mkdir(exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(f"{error.filename} is missing and cannot be made: {error.strerror}.") from error
     return Workspace(folder, load_settings(folder / FILE_NAME))
 
 
@@ -87,8 +101,14 @@ def create_workspace(folder: Path, settings: Settings) -> Workspace:
 
 
 def register_base(session: Session, settings: Settings) -> Checkpoint:
-    """The base model as the first checkpoint."""
-    return add_checkpoint(session=session, name="base", path=settings.model.base)
+    """The base model as the first checkpoint. Raises WorkspaceError where the database began with another."""
+    base = add_checkpoint(session=session, name=BASE, path=settings.model.base)
+    if base.path != settings.model.base:
+        raise WorkspaceError(
+            f"The database here began with the model {base.path}, not {settings.model.base}. Nothing was changed: "
+            "name that model, or make the workspace in another folder."
+        )
+    return base
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,227 @@
+"""What checkpoints think of compared pairs: log-probs and implicit rewards per pair, and accuracy on held-out prompts.
+
+Everything is computed per pair and averaged over pairs, so that no figure depends on the batch size (TRL's `eval_*`
+metrics average per-batch means). The implicit reward of a completion is `beta * (log p_policy - log p_reference)`
+(Rafailov et al. 2023, equation 5 up to a constant). Here it is taken against the base model, so that a checkpoint
+and its parent are judged by the same yardstick: the base itself rewards nothing, which counts as half right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from sqlalchemy import delete
+from sqlmodel import Session, col
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head
+
+from dpo_core.config import TrainingSettings
+from dpo_core.errors import RunError
+from dpo_core.policies import load_policy, load_tokenizer
+from dpo_core.progress import RunProgress
+from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
+from dpo_core.workspace import Workspace
+from store.checkpoints import base_checkpoint, get_checkpoint
+from store.database import reading, writing
+from store.models import Checkpoint, PairReward, Run
+from store.runs import check_run_held, finish_run
+from store.snapshots import get_snapshot, snapshot_pairs
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed log-probs of a pair's completions, in nats."""
+
+    chosen: float
+    rejected: float
+
+
+def pair_logps(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[TokenizedPair],
+    *,
+    batch_size: int,
+    bf16: bool = False,
+    on_step: OnStep | None = None,
+) -> list[PairLogps]:
+    """Log-probs of every pair under `model`, in the order of `pairs`. `on_step` hears how many are done.
+
+    Goes through the very call that TRL's trainer makes, so that rewards are differences of like with like; for that it
+    wraps the model's forward as TRL does.
+    """
+    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    model.eval()
+    collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
+    order = sorted(range(len(pairs)), key=lambda index: _tokens(pairs[index]))
+    results: dict[int, PairLogps] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        chosen, rejected = _batch_logps(model, collator([pairs[index].row for index in batch]), bf16)
+        results |= {i: PairLogps(c, r) for i, c, r in zip(batch, chosen, rejected, strict=True)}
+        if on_step is not None:
+            on_step(len(results))
+    return [results[index] for index in range(len(pairs))]
+
+
+def _tokens(pair: TokenizedPair) -> int:
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
+def _batch_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> tuple[list[float], list[float]]:
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)  # (2B, L): chosen rows, then rejected
+    with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=labels,
+            use_cache=False,
+            fused_lm_head=True,
+        )
+    chosen, rejected = output.log_probs.float().sum(dim=1).chunk(2)  # (B,) each
+    return chosen.tolist(), rejected.tolist()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A pair as a policy and its reference see it."""
+
+    pair: TokenizedPair
+    policy: PairLogps
+    reference: PairLogps
+
+    def margin(self, beta: float) -> float:
+        """Implicit reward of the chosen completion less that of the rejected one."""
+        return beta * ((self.policy.chosen - self.reference.chosen) - (self.policy.rejected - self.reference.rejected))
+
+
+def judge(pairs: Sequence[TokenizedPair], policy: Sequence[PairLogps], reference: Sequence[PairLogps]) -> list[Judged]:
+    """Put a policy's log-probs beside its reference's."""
+    return [Judged(*row) for row in zip(pairs, policy, reference, strict=True)]
+
+
+def accuracy(margins: Sequence[float]) -> float:
+    """Share of pairs whose margin is positive; a margin of exactly zero says nothing and counts half."""
+    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
+
+
+def accuracy_interval(margins: Sequence[float]) -> tuple[float, float]:
+    """A 95% Wilson interval for `accuracy`; half points are rounded down."""
+    right = int(accuracy(margins) * len(margins))
+    interval = binomtest(right, len(margins)).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+def summarize(before: Sequence[Judged], after: Sequence[Judged], *, beta: float) -> dict[str, Any]:
+    """Figures for the record: `before` judges the parent, `after` the checkpoint, both against the base.
+
+    `accuracy_*` is the share of pairs that the implicit reward orders as the annotators did; `ranking_*` the share
+    whose chosen completion the model simply finds likelier (which favours short texts). Empty without pairs.
+    """
+    if not after:
+        return {"pairs": 0}
+    margins = [item.margin(beta) for item in after]
+    return {
+        "pairs": len(after),
+        "accuracy_before": accuracy([item.margin(beta) for item in before]),
+        "accuracy_after": accuracy(margins),
+        "interval_after": list(accuracy_interval(margins)),
+        "margin": sum(margins) / len(margins),
+        "ranking_before": accuracy([item.policy.chosen - item.policy.rejected for item in before]),
+        "ranking_after": accuracy([item.policy.chosen - item.policy.rejected for item in after]),
+    }
+
+
+def save_rewards(
+    *, session: Session, run_id: int, checkpoint_id: int, judged: Sequence[Judged], split: str, beta: float
+) -> None:
+    """Write what the checkpoint thinks of each pair, replacing what this run wrote before."""
+    session.execute(
+        delete(PairReward).where(
+            col(PairReward.run_id) == run_id,
+            col(PairReward.checkpoint_id) == checkpoint_id,
+            col(PairReward.split) == split,
+        )
+    )
+    session.add_all(_reward_row(run_id, checkpoint_id, item, split, beta) for item in judged)
+
+
+def _reward_row(run_id: int, checkpoint_id: int, item: Judged, split: str, beta: float) -> PairReward:
+    return PairReward(
+        run_id=run_id,
+        checkpoint_id=checkpoint_id,
+        pair_id=item.pair.pair_id,
+        split=split,
+        chosen_side=item.pair.chosen_side,
+        logps_chosen=item.policy.chosen,
+        logps_rejected=item.policy.rejected,
+        ref_logps_chosen=item.reference.chosen,
+        ref_logps_rejected=item.reference.rejected,
+        reward_chosen=beta * (item.policy.chosen - item.reference.chosen),
+        reward_rejected=beta * (item.policy.rejected - item.reference.rejected),
+        margin=item.margin(beta),
+        length_chosen=len(item.pair.chosen_ids),
+        length_rejected=len(item.pair.rejected_ids),
+    )
+
+
+def checkpoint_logps(
+    workspace: Workspace,
+    checkpoint: Checkpoint,
+    pairs: Sequence[TokenizedPair],
+    training: TrainingSettings,
+    progress: RunProgress,
+) -> list[PairLogps]:
+    """Load a checkpoint and say what it thinks of the pairs, in the precision it is trained in."""
+    if not pairs:
+        return []
+    model, tokenizer = load_policy(workspace, checkpoint)
+    return pair_logps(
+        model,
+        tokenizer,
+        pairs,
+        batch_size=training.batch_size,
+        bf16=training.bf16,
+        on_step=lambda done: progress.report(f"evaluate {checkpoint.name}", done, len(pairs)),
+    )
+
+
+def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
+    """Carry out an evaluate run: judge a checkpoint and its reference on a snapshot's held-out pairs.
+
+    Raises RunError where the snapshot holds no held-out pair.
+    """
+    training = TrainingSettings.model_validate(run.settings["training"])
+    with reading(workspace.engine) as session:
+        checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
+        parent = get_checkpoint(session=session, name=run.settings["reference"])
+        base = base_checkpoint(session=session)
+        snapshot = get_snapshot(session=session, name=run.settings["snapshot"])
+        held_out = snapshot_pairs(session=session, snapshot=snapshot, folder=workspace.folder, split="test")
+    if not held_out:
+        raise RunError("This snapshot has no pair on a held-out prompt, so there is nothing to judge on.")
+    tokenizer = load_tokenizer(workspace.checkpoint_path(checkpoint))
+    pairs = tokenize_pairs(held_out, tokenizer, max_length=training.max_length)
+    require_room(held_out, pairs, max_length=training.max_length)
+    logps = {
+        item.name: checkpoint_logps(workspace, item, pairs, training, progress)
+        for item in {item.name: item for item in (base, parent, checkpoint)}.values()
+    }
+    before = judge(pairs, logps[parent.name], logps[base.name])
+    after = judge(pairs, logps[checkpoint.name], logps[base.name])
+    figures = summarize(before, after, beta=training.beta)
+    assert run.id is not None and checkpoint.id is not None
+    with writing(workspace.engine) as session:
+        check_run_held(session=session, run_id=run.id, attempt=run.attempt)
+        save_rewards(
+            session=session, run_id=run.id, checkpoint_id=checkpoint.id, judged=after, split="test", beta=training.beta
+        )
+        finish_run(session=session, run_id=run.id, attempt=run.attempt, result=figures, checkpoint_id=checkpoint.id)

@@ -1,0 +1,215 @@
+"""Annotators with a known taste, to measure how fast the loop learns.
+
+They see what people see: pairs come from `next_pair`, verdicts go through `record_comparison`, rounds through `loop`.
+Only here is the truth known: a taste is a plain function (prompt, completion) -> score, so the true win rate of a
+checkpoint over the base can be sampled on fresh completions for prompts that are never trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import binomtest
+
+from dpo_core.carry_out import carry_out_here
+from dpo_core.errors import RunError
+from dpo_core.loop import Step, decide, read_loop, sample_more, start_round, start_training
+from dpo_core.policies import load_policy
+from dpo_core.progress import Listener
+from dpo_core.sampling import sample_completions
+from dpo_core.workspace import Workspace
+from store.annotators import get_or_add_annotator
+from store.checkpoints import base_checkpoint, serving_checkpoint
+from store.comparisons import Choice, record_comparison
+from store.database import reading, writing
+from store.hashing import text_hash
+from store.models import Checkpoint, Decision, Prompt, Role, Round, Run, RunStatus
+from store.pairs import ShownPair, next_pair
+from store.prompts import Message, all_prompts
+
+Taste = Callable[[str, str], float]
+TRUTH_PROMPTS = 100  # fresh duels against the base, for each checkpoint
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A simulated annotator: judges by `taste`, sometimes at random (`noise`), sometimes just left (`left_bias`)."""
+
+    taste: Taste
+    noise: float = 0.0
+    left_bias: float = 0.0
+
+    def choose(self, shown: ShownPair, draw: random.Random) -> Choice:
+        """A verdict on a pair. Equal scores are a tie; a noisy verdict is a coin toss."""
+        if draw.random() < self.left_bias:
+            return Choice.LEFT
+        if draw.random() < self.noise:
+            return draw.choice([Choice.LEFT, Choice.RIGHT])
+        prompt = prompt_text(shown.messages)
+        left, right = self.taste(prompt, shown.left), self.taste(prompt, shown.right)
+        return Choice.TIE if left == right else Choice.LEFT if left > right else Choice.RIGHT
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What one simulated round came to. `win_rate` is over the base, by the taste itself, ties half."""
+
+    round: int
+    checkpoint: str
+    comparisons: int
+    trained_on: int
+    held_out_accuracy: float | None
+    win_rate: float
+    interval: tuple[float, float]
+    duels: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+OnRound = Callable[[RoundReport], None]
+
+
+def simulate(
+    workspace: Workspace,
+    *,
+    rounds: int,
+    comparisons: int,
+    persona: Persona,
+    seed: int,
+    listener: Listener | None = None,
+    on_round: OnRound | None = None,
+) -> list[RoundReport]:
+    """Run the whole loop headless, promoting every checkpoint, and say after each round how good it truly is.
+
+    Everything that is drawn, completions and the order of training included, follows from `seed`.
+    Raises RunError where a run fails.
+    """
+    workspace = _seeded(workspace, seed)
+    draw = random.Random(seed)
+    with writing(workspace.engine) as session:
+        annotator = get_or_add_annotator(session=session, name="simulated", role=Role.SIMULATED)
+    assert annotator.id is not None
+    truth = Truth(workspace, persona.taste, seed)
+    reports = []
+    for _ in range(rounds):
+        opened = start_round(workspace, by="simulate", comparisons=comparisons)
+        _carry_out_next(workspace, listener)
+        _compare(workspace, opened, annotator.id, persona, draw, listener)
+        start_training(workspace, by="simulate")
+        _carry_out_next(workspace, listener)
+        decide(workspace, decision=Decision.PROMOTE, by="simulate")
+        reports.append(_report(workspace, opened, truth))
+        if on_round is not None:
+            on_round(reports[-1])
+    return reports
+
+
+def _seeded(workspace: Workspace, seed: int) -> Workspace:
+    settings = workspace.settings
+    return Workspace(
+        workspace.folder,
+        settings.model_copy(
+            update={
+                "sampling": settings.sampling.model_copy(update={"seed": settings.sampling.seed + 1_000_000 * seed}),
+                "training": settings.training.model_copy(update={"seed": settings.training.seed + seed}),
+            }
+        ),
+    )
+
+
+def _carry_out_next(workspace: Workspace, listener: Listener | None) -> Run:
+    with reading(workspace.engine) as session:
+        run = read_loop(session=session).run
+    assert run is not None
+    return _carry_out(workspace, run, listener)
+
+
+def _carry_out(workspace: Workspace, run: Run, listener: Listener | None) -> Run:
+    assert run.id is not None
+    finished = carry_out_here(workspace, run.id, listener)
+    if finished.status != RunStatus.DONE:
+        raise RunError(f"Run {run.id} ({run.kind}) is {finished.status}: {finished.error}")
+    return finished
+
+
+def _compare(
+    workspace: Workspace,
+    opened: Round,
+    annotator_id: int,
+    persona: Persona,
+    draw: random.Random,
+    listener: Listener | None,
+) -> None:
+    """Judge pairs until the round has what it asked for; ask for more pairs when they run out."""
+    assert opened.id is not None
+    while True:
+        with writing(workspace.engine) as session:
+            state = read_loop(session=session)
+            if state.step == Step.TRAIN:
+                return
+            shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id)
+            if shown is not None:
+                choice = persona.choose(shown, draw)
+                record_comparison(session=session, pair_id=shown.pair_id, annotator_id=annotator_id, choice=choice)
+        if shown is None:
+            missing = opened.target - state.comparisons["done"]
+            _carry_out(workspace, sample_more(workspace, pairs=missing, by="simulate"), listener)
+
+
+def _report(workspace: Workspace, opened: Round, truth: Truth) -> RoundReport:
+    with reading(workspace.engine) as session:
+        checkpoint = serving_checkpoint(session=session)
+    won = truth.wins(checkpoint)
+    interval = binomtest(int(sum(won)), len(won)).proportion_ci(method="wilson")
+    return RoundReport(
+        round=opened.number,
+        checkpoint=checkpoint.name,
+        comparisons=opened.target,
+        trained_on=checkpoint.metrics["train"]["pairs"],
+        held_out_accuracy=checkpoint.metrics["eval"].get("accuracy_after"),
+        win_rate=sum(won) / len(won),
+        interval=(interval.low, interval.high),
+        duels=len(won),
+    )
+
+
+class Truth:
+    """The true win rate over the base: fresh completions for held-out prompts, judged by the taste without noise."""
+
+    def __init__(self, workspace: Workspace, taste: Taste, seed: int) -> None:
+        self._workspace = workspace
+        self._taste = taste
+        self._seed = seed + 1_000_003  # not the draws that the rounds' pairs were made of
+        with reading(workspace.engine) as session:
+            self._prompts = _truth_prompts(all_prompts(session=session))
+            self._base = self._scores(base_checkpoint(session=session), self._seed)
+
+    def wins(self, checkpoint: Checkpoint) -> list[float]:
+        """For each prompt 1 if the checkpoint's completion pleases more than the base's, 0.5 if as much, else 0."""
+        scores = self._scores(checkpoint, self._seed + 1)
+        pairs = zip(scores, self._base, strict=True)
+        return [1.0 if new > old else 0.5 if new == old else 0.0 for new, old in pairs]
+
+    def _scores(self, checkpoint: Checkpoint, seed: int) -> list[float]:
+        model, tokenizer = load_policy(self._workspace, checkpoint)
+        settings = self._workspace.settings.sampling
+        messages = [prompt.messages for prompt in self._prompts]
+        written = sample_completions(model, tokenizer, messages, settings, per_prompt=1, seed=seed)
+        texts = [completions[0].text if completions else "" for completions in written]
+        return [self._taste(prompt_text(asked), text) for asked, text in zip(messages, texts, strict=True)]
+
+
+def _truth_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Held-out prompts first: those are never trained on."""
+    ranked = sorted(prompts, key=lambda prompt: (not prompt.held_out, text_hash(prompt.content_hash)))
+    return ranked[:TRUTH_PROMPTS]
+
+
+def prompt_text(messages: Sequence[Message]) -> str:
+    """What a taste is given as the prompt: the last thing the user said."""
+    return messages[-1]["content"]

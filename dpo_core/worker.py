@@ -1,0 +1,246 @@
+"""The worker: claims queued runs and carries each out in a process of its own, at low priority.
+
+A run's process may die (out of memory, a crash in native code) without taking the worker along: the run goes back to
+the queue and is resumed. A worker that dies takes its run's process along; its lease runs out and the next worker
+resumes the run, at once if it is on the same machine. Several workers may share a workspace. Never imports torch.
+
+    python -m dpo_core.worker --workspace W
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from dpo_core.carry_out import LOG_FORMAT, lease_of, thread_count
+from dpo_core.errors import CoreError
+from dpo_core.workspace import Workspace, open_workspace
+from store.database import reading, writing
+from store.errors import DatabaseError, StoreError
+from store.models import Run, RunStatus
+from store.runs import LostRunError, claim_run, fail_run, release_run, run_waits
+from store.workers import beat, own_name, sign_off
+
+log = logging.getLogger("pairloop")
+IDLE_SECONDS = 0.5  # between two looks for a run
+WATCH_SECONDS = 0.2  # between two looks at the child
+BEAT_SECONDS = 5.0
+TROUBLE_SECONDS = 5.0  # before the database is tried again
+STOP_SECONDS = 5.0  # that a child gets to end before it is killed
+START = timedelta(seconds=30)  # added to the first lease: a child needs a while before it renews it
+
+
+def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> None:
+    """Carry out runs, one at a time, until `stop` is set; with `once`, until none is left in the queue.
+
+    A run that `stop` interrupts goes back to the queue. Trouble with the database is logged and waited out.
+    """
+    presence = _Presence(workspace)
+    try:
+        while not stop.is_set():
+            found = _next(workspace, presence, stop)
+            if once and not found:
+                return
+    finally:
+        presence.sign_off()
+
+
+def _next(workspace: Workspace, presence: _Presence, stop: threading.Event) -> bool:
+    """Carry out the next run, if there is one. Returns whether to look again at once."""
+    presence.say("")
+    try:
+        run = _claim(workspace, presence.name)
+        if run is not None:
+            _carry_out_in_child(workspace, run, presence, stop)
+            return True
+    except DatabaseError as error:
+        log.warning("%s", error)
+        time.sleep(TROUBLE_SECONDS)
+        return True
+    # Not stop.wait(): a signal handler that sets the event while this thread is inside wait() could lock up.
+    time.sleep(IDLE_SECONDS)
+    return False
+
+
+def _claim(workspace: Workspace, name: str) -> Run | None:
+    with reading(workspace.engine) as session:
+        if not run_waits(session=session):
+            return None
+    with writing(workspace.engine) as session:
+        return claim_run(session=session, owner=name, lease=lease_of(workspace) + START)
+
+
+class _Presence:
+    """What the worker says about itself in the database. Trouble there must not end a run, so none is raised."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.name = own_name()
+        self._workspace = workspace
+        self._said = ("?", 0.0)
+
+    def say(self, doing: str) -> None:
+        said, moment = self._said
+        if doing == said and time.monotonic() - moment < BEAT_SECONDS:
+            return
+        self._said = (doing, time.monotonic())
+        try:
+            with writing(self._workspace.engine) as session:
+                beat(session=session, name=self.name, doing=doing)
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def sign_off(self) -> None:
+        try:
+            with writing(self._workspace.engine) as session:
+                sign_off(session=session, name=self.name)
+        except StoreError as error:
+            log.warning("%s", error)
+
+
+def _carry_out_in_child(workspace: Workspace, run: Run, presence: _Presence, stop: threading.Event) -> None:
+    log.info("Run %s (%s), attempt %d", run.id, run.kind, run.attempt)
+    try:
+        child = _start(workspace, run)
+    except OSError as error:
+        _settle(workspace, run, error=f"Its process could not be started: {error.strerror}. Mend that and retry it.")
+        return
+    try:
+        while child.poll() is None and not stop.is_set():
+            presence.say(f"run {run.id} ({run.kind})")
+            time.sleep(WATCH_SECONDS)
+        stopped = child.poll() is None
+    finally:
+        _end(child)
+    _settle_child(workspace, run, child.returncode, stopped=stopped)
+
+
+def child_command(workspace: Workspace, run: Run) -> list[str]:
+    """The command that carries out this attempt at the run."""
+    program = [sys.executable, "-m", "dpo_core.carry_out", "--workspace", str(workspace.folder)]
+    return [*program, "--run", f"{run.id}", "--attempt", f"{run.attempt}", "--parent-pid", f"{os.getpid()}"]
+
+
+def _start(workspace: Workspace, run: Run) -> subprocess.Popen[bytes]:
+    """Start the child: its output is the run's log, and Ctrl-C in the worker's terminal does not reach it."""
+    path = _log_path(workspace, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as stream:
+        return subprocess.Popen(
+            child_command(workspace, run),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_environment(thread_count(workspace)),
+        )
+
+
+def _environment(threads: int) -> dict[str, str]:
+    # The thread pools of BLAS and OpenMP are made as their libraries load: too early to be set from within.
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), f"{threads}")
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    return {**os.environ, **pools, **quiet, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child if it runs still, and whatever it started."""
+    if child.poll() is None:
+        _signal_group(child, signal.SIGTERM)
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("The run's process does not stop; it is killed.")
+    _signal_group(child, signal.SIGKILL)
+    child.wait()
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):  # nobody left (macOS says so with the second)
+        return
+
+
+def _settle_child(workspace: Workspace, run: Run, code: int, *, stopped: bool) -> None:
+    """Record the end of a child that left no record of its own."""
+    if stopped:
+        _settle(workspace, run, crashed=False, note="its worker is stopping")
+    elif code < 0:
+        _settle(workspace, run, crashed=True, note=f"killed by signal {-code}")
+    else:
+        tail = _tail(_log_path(workspace, run))
+        _settle(workspace, run, error=f"Its process ended early (exit status {code}). The end of its log:\n{tail}")
+
+
+def _settle(workspace: Workspace, run: Run, *, crashed: bool = False, note: str = "", error: str | None = None) -> None:
+    """Fail the run, or put it back in the queue. Nothing where the child has recorded the end, or lost the run."""
+    assert run.id is not None
+    try:
+        with writing(workspace.engine) as session:
+            if error is not None:
+                after = fail_run(session=session, run_id=run.id, attempt=run.attempt, error=error)
+            else:
+                after = release_run(session=session, run_id=run.id, attempt=run.attempt, crashed=crashed)
+    except LostRunError:
+        return
+    outcome = "resuming" if after.status == RunStatus.QUEUED else after.status
+    _note(workspace, run, f"Run {run.id}: {note or error}; {outcome}")
+
+
+def _note(workspace: Workspace, run: Run, text: str) -> None:
+    """Say it in the worker's log and in the run's."""
+    log.warning("%s", text)
+    try:
+        with _log_path(workspace, run).open("a", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+    except OSError as error:  # a full disk: the database has the record
+        log.warning("The run's log cannot be written: %s", error)
+
+
+def _log_path(workspace: Workspace, run: Run) -> Path:
+    assert run.id is not None
+    return workspace.run_folder(run.id) / "log.txt"
+
+
+def _tail(path: Path, lines: int = 5) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:]) or "(it is empty)"
+
+
+def serve(workspace: Workspace, *, once: bool = False) -> None:
+    """Work in this process until SIGTERM or SIGINT. Raises DatabaseError if the database cannot be opened at all."""
+    _ = workspace.engine  # opened now: later trouble with it is waited out
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log.info("Worker %s is ready for %s", own_name(), workspace.folder)
+    work(workspace, stop=stop, once=once)
+    log.info("Worker %s has stopped", own_name())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The worker's process: `pairloop up` and `pairloop worker` start it."""
+    parser = argparse.ArgumentParser(prog="python -m dpo_core.worker", description=main.__doc__)
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--once", action="store_true", help="stop when the queue is empty")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
+    log.setLevel(logging.INFO)
+    try:
+        serve(open_workspace(given.workspace), once=given.once)
+    except (CoreError, StoreError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

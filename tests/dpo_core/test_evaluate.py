@@ -1,0 +1,81 @@
+"""Log-probs against a plain computation; accuracy and intervals against hand-worked figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dpo_core.evaluate import PairLogps, accuracy, accuracy_interval, judge, pair_logps, summarize
+from dpo_core.tokenization import TokenizedPair
+
+
+def tokenized(pair_id: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:
+    return TokenizedPair(pair_id, "a", prompt, chosen, rejected, 0)
+
+
+PAIRS = [
+    tokenized(1, [5, 6, 7], [8, 9], [10]),
+    tokenized(2, [5], [8, 9, 11, 12, 13, 14], [10, 10]),
+    tokenized(3, [5, 6, 7, 8, 9, 10, 11], [1], [2, 3, 4]),
+]
+
+
+def plain_logp(model: torch.nn.Module, prompt: list[int], completion: list[int]) -> float:
+    """The definition: the sum over the completion of log softmax of the logits one position before."""
+    ids = torch.tensor([prompt + completion])
+    logps = model(ids).logits[0].log_softmax(-1)
+    return sum(logps[len(prompt) - 1 + index, token].item() for index, token in enumerate(completion))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_pair_logps_are_the_definition_for_any_batch_size(tiny_model: Path, batch_size: int) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    found = pair_logps(model, tokenizer, PAIRS, batch_size=batch_size)
+    for pair, logps in zip(PAIRS, found, strict=True):
+        assert logps.chosen == pytest.approx(plain_logp(plain, pair.prompt_ids, pair.chosen_ids), abs=1e-4)
+        assert logps.rejected == pytest.approx(plain_logp(plain, pair.prompt_ids, pair.rejected_ids), abs=1e-4)
+
+
+def test_a_policy_that_is_its_own_reference_is_half_right() -> None:
+    logps = [PairLogps(-3.0, -4.0), PairLogps(-9.0, -1.0)]
+    same = judge(PAIRS[:2], logps, logps)
+    figures = summarize(same, same, beta=0.1)
+    assert figures["accuracy_before"] == figures["accuracy_after"] == 0.5
+    assert figures["margin"] == 0.0
+    assert figures["ranking_after"] == 0.5
+
+
+def test_figures_worked_by_hand() -> None:
+    reference = [PairLogps(-10.0, -10.0), PairLogps(-20.0, -18.0), PairLogps(-5.0, -5.0)]
+    policy = [PairLogps(-8.0, -11.0), PairLogps(-21.0, -17.0), PairLogps(-4.0, -6.0)]
+    figures = summarize(judge(PAIRS, reference, reference), judge(PAIRS, policy, reference), beta=0.5)
+    # margins: 0.5 * (2 + 1) = 1.5;  0.5 * (-1 - 1) = -1;  0.5 * (1 + 1) = 1
+    assert figures["accuracy_after"] == pytest.approx(2 / 3)
+    assert figures["margin"] == pytest.approx(0.5)
+    assert figures["ranking_before"] == pytest.approx(1 / 3)  # a tie, then the rejected, then a tie
+    assert figures["ranking_after"] == pytest.approx(2 / 3)
+
+
+def test_wilson_interval_against_its_formula() -> None:
+    margins = [1.0] * 7 + [-1.0] * 3
+    z, n, p = 1.959964, 10, 0.7
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert accuracy_interval(margins) == pytest.approx((centre - half, centre + half), abs=1e-5)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
+def test_turning_every_label_around_turns_accuracy_around(margins: list[float]) -> None:
+    assert accuracy([-margin for margin in margins]) == pytest.approx(1 - accuracy(margins))
+
+
+def test_nothing_held_out_has_no_figures() -> None:
+    assert summarize([], [], beta=0.1) == {"pairs": 0}

@@ -1,0 +1,229 @@
+"""A train run on a small workspace: what it writes, what it resumes, whose reference it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from sqlmodel import select
+
+from dpo_core.carry_out import carry_out_here
+from dpo_core.errors import RunError, SettingsError
+from dpo_core.loop import Step, decide, go_on, read_loop, return_to_comparing, start_round, start_training
+from dpo_core.progress import read_metrics
+from dpo_core.workspace import Workspace
+from store.annotators import get_or_add_annotator
+from store.checkpoints import get_checkpoint, serving_checkpoint
+from store.comparisons import record_comparison
+from store.database import reading, writing
+from store.errors import SnapshotError, StateError
+from store.models import Checkpoint, Decision, Pair, PairReward, Prompt, Run, RunStatus
+from store.pairs import next_pair
+from store.runs import cancel_run
+
+Make = Callable[..., Workspace]
+
+
+def compare_all(workspace: Workspace, choice: Callable[[str, str], str]) -> int:
+    """Judge every open pair of the round; returns how many."""
+    done = 0
+    while True:
+        with writing(workspace.engine) as session:
+            state = read_loop(session=session)
+            assert state.round is not None and state.round.id is not None
+            someone = get_or_add_annotator(session=session, name="ann")
+            assert someone.id is not None
+            shown = next_pair(session=session, round_id=state.round.id, annotator_id=someone.id)
+            if shown is None:
+                return done
+            record_comparison(
+                session=session,
+                pair_id=shown.pair_id,
+                annotator_id=someone.id,
+                choice=choice(shown.left, shown.right),
+            )
+            done += 1
+
+
+def prefer_longer(left: str, right: str) -> str:
+    return "left" if (len(left), left) > (len(right), right) else "right"
+
+
+def run_next(workspace: Workspace, listener: Any = None) -> Run:
+    with reading(workspace.engine) as session:
+        run = read_loop(session=session).run
+    assert run is not None and run.id is not None
+    return carry_out_here(workspace, run.id, listener)
+
+
+def weights(workspace: Workspace, name: str = "round-1") -> dict[str, Any]:
+    folder = workspace.folder / "checkpoints" / name
+    return load_file(next(iter(folder.glob("*.safetensors"))))
+
+
+def ready_to_train(workspace: Workspace) -> None:
+    start_round(workspace, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    compare_all(workspace, prefer_longer)
+
+
+def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_workspace: Make) -> None:
+    workspace = make_workspace()
+    ready_to_train(workspace)
+    run = start_training(workspace, by="test")
+    finished = run_next(workspace)
+    assert finished.status == RunStatus.DONE, finished.error
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+        checkpoint = get_checkpoint(session=session, name="round-1")
+        rewards = session.exec(select(PairReward)).all()
+        held_out = {
+            pair.id
+            for pair, prompt in session.exec(select(Pair, Prompt).where(Pair.prompt_id == Prompt.id))
+            if prompt.held_out
+        }
+        assert state.step == Step.DECIDE
+        assert state.round is not None and state.round.result_checkpoint_id == checkpoint.id
+        assert serving_checkpoint(session=session).name == "base"
+    lineage = json.loads((workspace.folder / "checkpoints" / "round-1" / "pairloop.json").read_text())
+    assert lineage["parent"] == "base" and lineage["run"] == run.id
+    assert lineage["snapshot"] == run.settings["snapshot"]
+    assert lineage["training"] == run.settings["training"] == checkpoint.settings["training"]
+    assert "trl==" in checkpoint.code_version
+    assert checkpoint.metrics["eval"]["pairs"] == len(rewards) > 0
+    assert {reward.pair_id for reward in rewards} <= held_out
+    for reward in rewards:
+        beta = run.settings["training"]["beta"]
+        assert reward.reward_chosen == pytest.approx(beta * (reward.logps_chosen - reward.ref_logps_chosen))
+        assert reward.margin == pytest.approx(reward.reward_chosen - reward.reward_rejected)
+    steps = [row for row in read_metrics(workspace.run_folder(run.id or 0)) if row["phase"] == "train"]
+    assert [row["step"] for row in steps] == list(range(1, checkpoint.metrics["train"]["steps"] + 1))
+    assert {"loss", "rewards/margins", "logps/chosen"} <= set(steps[0])
+    decide(workspace, decision=Decision.PROMOTE, by="Rae")
+    with reading(workspace.engine) as session:
+        assert serving_checkpoint(session=session).name == "round-1"
+
+
+class Cut(BaseException):
+    """A stand-in for sudden death: nothing in the code under test may catch it."""
+
+
+def cut_at(step: int) -> Callable[[dict[str, Any]], None]:
+    def listener(progress: dict[str, Any]) -> None:
+        if progress["phase"] == "train" and progress["step"] == step:
+            raise Cut
+
+    return listener
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(
+    make_workspace: Make, tuning: str, step: int
+) -> None:
+    """`step` 1: before the trainer wrote anything to resume from; 4: after."""
+    found = []
+    for name, cut in (("whole", 0), ("cut", step)):
+        workspace = make_workspace(name, model={"tuning": tuning}, training={"num_train_epochs": 3, "seed": 5})
+        ready_to_train(workspace)
+        start_training(workspace, by="test")
+        if cut:
+            with pytest.raises(Cut):
+                run_next(workspace, cut_at(cut))
+            lapse(workspace)
+        finished = run_next(workspace)
+        assert finished.status == RunStatus.DONE, finished.error
+        assert finished.attempt == (2 if cut else 1)
+        found.append(weights(workspace))
+    whole, resumed = found
+    assert set(whole) == set(resumed)
+    for key, tensor in whole.items():
+        assert tensor.equal(resumed[key]), key
+
+
+def lapse(workspace: Workspace) -> None:
+    """Let the leases of the dead run out, as time would."""
+    with writing(workspace.engine) as session:
+        for run in session.exec(select(Run).where(Run.status == RunStatus.RUNNING)):
+            run.lease_expires_at = run.created_at
+            session.add(run)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_second_round_is_trained_against_its_parent_not_the_base(make_workspace: Make, tuning: str) -> None:
+    workspace = make_workspace(prompts=60, model={"tuning": tuning})
+    ready_to_train(workspace)
+    start_training(workspace, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    go_on(workspace, decision=Decision.PROMOTE, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    compare_all(workspace, prefer_longer)
+    run = start_training(workspace, by="test")
+    finished = run_next(workspace)
+    assert finished.status == RunStatus.DONE, finished.error
+    first = read_metrics(workspace.run_folder(run.id or 0))
+    opening = next(row for row in first if row["phase"] == "train" and row["step"] == 1)
+    assert opening["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    with reading(workspace.engine) as session:
+        second = get_checkpoint(session=session, name="round-2")
+        parent = session.get_one(Checkpoint, second.parent_id)
+    assert parent.name == "round-1"
+    assert second.kind == tuning
+    one, two = weights(workspace, "round-1"), weights(workspace, "round-2")
+    assert set(one) == set(two)
+    assert any(not one[key].equal(two[key]) for key in one)
+
+
+def test_a_cancelled_training_can_be_given_up_and_started_again(make_workspace: Make) -> None:
+    workspace = make_workspace()
+    ready_to_train(workspace)
+    run = start_training(workspace, by="test")
+
+    def cancel(progress: dict[str, Any]) -> None:
+        if progress["phase"] == "train" and progress["step"] == 1:
+            with writing(workspace.engine) as session:
+                cancel_run(session=session, run_id=run.id or 0)
+
+    assert run_next(workspace, cancel).status == RunStatus.CANCELLED
+    assert not (workspace.folder / "checkpoints" / "round-1").exists()
+    with reading(workspace.engine) as session:
+        assert read_loop(session=session).step == Step.MEND_RUN
+    return_to_comparing(workspace, by="test")
+    start_training(workspace, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+
+
+def test_training_too_early_or_on_nothing_is_refused_in_words(make_workspace: Make) -> None:
+    workspace = make_workspace()
+    with pytest.raises(RunError, match="no comparisons were imported"):
+        start_training(workspace, by="test")
+    start_round(workspace, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    with pytest.raises(RunError, match="0 of 10"):
+        start_training(workspace, by="test")
+    compare_all(workspace, lambda left, right: "tie")
+    with pytest.raises(SnapshotError, match="tie"):
+        start_training(workspace, by="test")
+    with pytest.raises(SettingsError, match="did you mean 'beta'"):
+        start_training(workspace, by="test", changes={"betta": 1})
+    with pytest.raises(StateError, match="still open"):
+        start_round(workspace, by="test")
+
+
+def test_a_held_out_prompt_is_never_trained_on(make_workspace: Make) -> None:
+    workspace = make_workspace(round={"comparisons": 16, "held_out_share": 0.5})
+    ready_to_train(workspace)
+    run = start_training(workspace, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    folder = next(path for path in (workspace.folder / "snapshots").iterdir() if path.is_dir())
+    asked = {line["prompt_hash"] for line in map(json.loads, (folder / "train.jsonl").read_text().splitlines())}
+    with reading(workspace.engine) as session:
+        held_out = {prompt.content_hash for prompt in session.exec(select(Prompt)) if prompt.held_out}
+    assert asked and held_out
+    assert not asked & held_out
+    assert Path(folder / "test.jsonl").exists()
+    assert run.settings["snapshot"].startswith(folder.name)

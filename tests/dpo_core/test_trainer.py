@@ -1,0 +1,134 @@
+"""PairTrainer computes what an untouched trl.DPOTrainer computes on the same pairs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOTrainer
+
+from dpo_core.config import TrainingSettings
+from dpo_core.errors import RunError
+from dpo_core.evaluate import pair_logps
+from dpo_core.tokenization import tokenize_pairs
+from dpo_core.trainer import PairTrainer, last_complete_checkpoint, trainer_arguments, training_rows
+from store.snapshots import PreferencePair
+
+SETTINGS = TrainingSettings(learning_rate=1e-2, batch_size=4, num_train_epochs=3, max_length=64, save_steps=100)
+WORDS = ["yes", "no, never", "perhaps so", "why not?", "ask again", "certainly", "hm", "I doubt it"]
+PAIRS = [
+    PreferencePair(
+        pair_id=index,
+        messages=[{"role": "user", "content": f"Question {index}?"}],
+        chosen=WORDS[index],
+        rejected=WORDS[(index + 3) % 8],
+        chosen_side="a",
+        agreement=1.0,
+        annotators=1,
+    )
+    for index in range(8)
+]
+
+
+def conversational() -> Dataset:
+    return Dataset.from_list(
+        [
+            {
+                "prompt": pair.messages,
+                "chosen": [{"role": "assistant", "content": pair.chosen}],
+                "rejected": [{"role": "assistant", "content": pair.rejected}],
+            }
+            for pair in PAIRS
+        ]
+    )
+
+
+def adapter(tuning: str) -> LoraConfig | None:
+    return LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if tuning == "lora" else None
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def pair_trainer(folder: Path, out: Path, settings: TrainingSettings, seen: list[dict[str, float]], tuning: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenize_pairs(PAIRS, tokenizer, max_length=settings.max_length)
+    reference = pair_logps(load(folder), tokenizer, tokens, batch_size=3)
+    return PairTrainer(
+        load(folder),
+        tokenizer,
+        trainer_arguments(settings, out),
+        training_rows(tokens, reference),
+        on_log=lambda step, total, metrics: seen.append(metrics),
+        peft_config=adapter(tuning),
+    )
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_losses_metrics_and_weights_are_those_of_trl(
+    tiny_model: Path, tmp_path: Path, tuning: str, loss_type: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"loss_type": [loss_type]})
+    seen: list[dict[str, float]] = []
+    ours = pair_trainer(tiny_model, tmp_path / "ours", settings, seen, tuning)
+    ours.train()
+    theirs = DPOTrainer(
+        model=load(tiny_model),
+        args=trainer_arguments(settings, tmp_path / "theirs"),
+        train_dataset=conversational(),
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        peft_config=adapter(tuning),
+    )
+    theirs.train()
+    logged = [entry for entry in theirs.state.log_history if "loss" in entry]
+    assert len(seen) == len(logged) == 6
+    for mine, other in zip(seen, logged, strict=True):
+        for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "grad_norm"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+    pairs = zip(ours.model.named_parameters(), theirs.model.named_parameters(), strict=True)
+    for (name, mine_weight), (_, other_weight) in pairs:
+        assert torch.allclose(mine_weight, other_weight, atol=1e-4), name
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_training_starts_at_ln_2_and_moves_every_trainable_parameter(
+    tiny_model: Path, tmp_path: Path, tuning: str
+) -> None:
+    seen: list[dict[str, float]] = []
+    trainer = pair_trainer(tiny_model, tmp_path, SETTINGS, seen, tuning)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    assert seen[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert seen[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert seen[-1]["rewards/margins"] > 0
+    for name, weight in trainer.model.named_parameters():
+        moved = not torch.equal(weight, before[name])
+        assert moved == weight.requires_grad, name
+    assert any(weight.requires_grad for weight in trainer.model.parameters())
+
+
+def test_a_loss_that_is_no_number_stops_training(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = pair_trainer(tiny_model, tmp_path, SETTINGS, [], "full")
+    with torch.no_grad():
+        trainer.model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(RunError, match="step 1"):
+        trainer.train()
+
+
+def test_only_whole_checkpoints_are_resumed_from(tiny_model: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"save_steps": 2})
+    pair_trainer(tiny_model, tmp_path, settings, [], "full").train()
+    newest = last_complete_checkpoint(tmp_path)
+    assert newest is not None and newest.name == "checkpoint-6"
+    (newest / "COMPLETE").unlink()
+    older = last_complete_checkpoint(tmp_path)
+    assert older is not None and older.name == "checkpoint-4"
+    assert last_complete_checkpoint(tmp_path / "nothing") is None
