@@ -1,0 +1,89 @@
+"""The whole story, as a newcomer lives it: open the demo, compare, train, compare what the new checkpoint writes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from dpo_core.packaged import packaged
+from ui.state import DWELL_SECONDS
+
+TRAINING = 240_000  # ms; training and evaluating on a machine with other things to do
+COMPARED = 12
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[str]:
+    """`pairloop demo` in a process of its own; its address. Ctrl-C ends it."""
+    command = [sys.executable, "-m", "ui.cli", "demo", str(tmp_path / "demo"), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = next((line for line in process.stdout if "http://" in line), "")
+    try:
+        yield re.findall(r"http://\S+", line)[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        process.stdout.close()
+
+
+def query(folder: Path, sql: str) -> list[tuple[object, ...]]:
+    """What lies in the file, read past all of the app's own code."""
+    connection = sqlite3.connect(f"file:{folder / 'pairloop.db'}?mode=ro", uri=True)
+    try:
+        return list(connection.execute(sql))
+    finally:
+        connection.close()
+
+
+def compare_by_keyboard(page: Page, keys: str, done: int = 0) -> None:
+    """One key for each pair, waiting for the count to go up each time."""
+    for number, key in enumerate(keys, start=done + 1):
+        expect(page.get_by_role("region", name="Right", exact=True)).to_be_visible()
+        page.wait_for_timeout(1000 * DWELL_SECONDS + 100)
+        page.keyboard.press({"l": "ArrowLeft", "r": "ArrowRight"}[key])
+        expect(page.get_by_text(f"{number} of 40")).to_be_visible()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not packaged("demo/model").is_dir(), reason="the demo model is not here")
+def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, demo: str, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    page.goto(demo)
+    expect(page.get_by_role("button", name="Left is better")).to_be_visible(timeout=90_000)
+    compare_by_keyboard(page, "lrlrrlrllrlr")
+    said = query(folder, "SELECT verdict FROM comparison WHERE superseded_at IS NULL")
+    assert len(said) == COMPARED and {verdict for (verdict,) in said} <= {"a", "b"}
+
+    page.get_by_role("link", name="Loop").click()
+    page.get_by_role("button", name=f"Train early, on {COMPARED} comparisons").click()
+    page.get_by_role("link", name="Runs").click()
+    expect(page.get_by_text("Train").first).to_be_visible()
+    page.get_by_role("link", name="Label").click()
+    compare_by_keyboard(page, "l", done=COMPARED)  # while the run trains
+
+    page.get_by_role("link", name="Loop").click()
+    start = page.get_by_role("button", name=re.compile("and start round 2")).filter(has_text="Promote round-1")
+    expect(start).to_be_visible(timeout=TRAINING)
+    start.click()
+    expect(page.get_by_role("heading", name=re.compile("Round 2"))).to_be_visible()
+    page.get_by_role("link", name="Label").click()
+    expect(page.get_by_text("0 of 40")).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("region", name="Left", exact=True)).to_be_visible(timeout=90_000)
+    compare_by_keyboard(page, "lr")
+
+    writers = query(
+        folder,
+        "SELECT DISTINCT checkpoint.name FROM comparison JOIN pair ON pair.id = pair_id "
+        "JOIN round ON round.id = round_id JOIN completion ON completion.id IN (completion_a_id, completion_b_id) "
+        "JOIN checkpoint ON checkpoint.id = completion.checkpoint_id WHERE round.number = 2",
+    )
+    assert writers == [("round-1",)]

@@ -1,0 +1,73 @@
+"""The app without a browser: Streamlit's AppTest on a workspace of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from sqlmodel import select
+from streamlit.testing.v1 import AppTest
+
+import ui.state
+from dpo_core.workspace import Workspace
+from store.database import reading
+from store.models import Comparison
+from tests.browser import seeding
+
+APP = Path(ui.state.__file__).with_name("app.py")
+OpenApp = Callable[..., AppTest]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A new workspace that asks for four comparisons a round."""
+    return seeding.new_workspace(tmp_path / "workspace", target=4)
+
+
+@pytest.fixture
+def open_app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> OpenApp:
+    """`open_app("loop", name="Lea")`: the app on one of its pages, drawn once, with no wait before a verdict counts."""
+    monkeypatch.setenv(ui.state.WORKSPACE_VARIABLE, str(workspace.folder))
+    monkeypatch.setattr(ui.state, "DWELL_SECONDS", 0.0)
+    st.cache_resource.clear()
+    return _open_app
+
+
+def _open_app(page: str = "label", name: str = "") -> AppTest:
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    if name:
+        app.query_params["as"] = name
+    app.run()
+    if page != "label":
+        app.switch_page(f"pages/{page}.py").run()
+    assert not app.exception
+    return app
+
+
+def said(workspace: Workspace) -> list[Comparison]:
+    """Every comparison ever written, oldest first."""
+    with reading(workspace.engine) as session:
+        return list(session.exec(select(Comparison).order_by(Comparison.id)))  # type: ignore[arg-type]
+
+
+def button(app: AppTest, label: str) -> Any:
+    """The button of this label; fails where there is none or more than one."""
+    found = [each for each in app.button if each.label == label]
+    assert len(found) == 1, f"{label!r} among {[each.label for each in app.button]}"
+    return found[0]
+
+
+def labels(app: AppTest) -> list[str]:
+    """What the buttons say."""
+    return [each.label for each in app.button]
+
+
+def words(app: AppTest) -> str:
+    """All that the page says."""
+    kinds = ("html", "markdown", "caption", "title", "subheader", "error", "warning", "success")
+    found = (str(getattr(each, "body", None) or each.value) for kind in kinds for each in getattr(app, kind))
+    return unescape("\n".join(found))

@@ -1,0 +1,234 @@
+"""The Label page: what it shows, what its buttons write, and what it says when there is nothing to compare."""
+
+from __future__ import annotations
+
+import pytest
+
+import ui.state
+from dpo_core.loop import start_round
+from dpo_core.workspace import Workspace
+from store.annotators import get_annotator, list_annotators, retract_annotator
+from store.comparisons import Choice
+from store.database import reading, writing
+from store.pairs import get_pair, shown_pair
+from store.runs import list_runs
+from tests.browser import seeding
+from tests.ui.conftest import OpenApp, button, labels, said, words
+
+SHORTCUTS = {
+    "Left is better": "left",
+    "Right is better": "right",
+    "Tie": "t",
+    "Both bad": "b",
+    "Skip": "s",
+    "Undo": "u",
+}
+
+
+@pytest.fixture
+def pairs(workspace: Workspace) -> Workspace:
+    """The workspace with a round of six pairs; four comparisons are asked for."""
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    return workspace
+
+
+def test_a_newcomer_is_comparing_at_once(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    page = words(app)
+    assert "Question 1?" in page
+    assert "First answer to 1." in page
+    assert "Second answer to 1." in page
+    assert "0 of 4" in page
+    with reading(pairs.engine) as session:
+        assert [annotator.name for annotator in list_annotators(session=session)] == ["me"]
+
+
+def test_every_verdict_has_its_key_in_sight(pairs: Workspace, open_app: OpenApp) -> None:
+    assert {each.label: each.proto.shortcut for each in open_app().button} == SHORTCUTS
+
+
+@pytest.mark.parametrize(
+    ("label", "verdict"),
+    [
+        ("Left is better", "left"),
+        ("Right is better", "right"),
+        ("Tie", "tie"),
+        ("Both bad", "both_bad"),
+        ("Skip", "skip"),
+    ],
+)
+def test_a_verdict_is_written_and_the_next_pair_shown(
+    pairs: Workspace, open_app: OpenApp, label: str, verdict: str
+) -> None:
+    app = open_app()
+    button(app, label).click().run()
+    (written,) = said(pairs)
+    with reading(pairs.engine) as session:
+        pair, _ = get_pair(session=session, pair_id=written.pair_id)
+        shown = shown_pair(session=session, pair_id=written.pair_id, annotator_id=written.annotator_id)
+    other = "b" if shown.left_side == "a" else "a"
+    assert written.verdict == {"left": shown.left_side, "right": other}.get(verdict, verdict)
+    assert pair.position == 0
+    assert written.seconds is not None
+    assert "Question 2?" in words(app)
+    assert ("1 of 4" in words(app)) == (verdict != "skip")
+
+
+def test_the_side_on_screen_is_the_side_that_is_written(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    page = words(app)
+    left_is_first = page.index("First answer") < page.index("Second answer")
+    assert page.index('aria-label="Left"') < page.index('aria-label="Right"')
+    button(app, "Left is better").click().run()
+    assert said(pairs)[0].verdict == ("a" if left_is_first else "b")
+
+
+def test_the_same_verdict_twice_is_written_once(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    pressed = button(app, "Left is better")
+    pressed.click().run()
+    pressed.click().run()  # the button of a pair that is gone: a second press that was on its way
+    assert len(said(pairs)) == 1
+
+
+def test_a_verdict_too_soon_is_not_taken(pairs: Workspace, open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = open_app()
+    monkeypatch.setattr(ui.state, "DWELL_SECONDS", 1000.0)
+    button(app, "Tie").click().run()
+    assert said(pairs) == []
+    assert "Question 1?" in words(app)
+
+
+def test_undo_brings_the_pair_back(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    button(app, "Tie").click().run()
+    button(app, "Undo").click().run()
+    assert [each.superseded_at is None for each in said(pairs)] == [False]
+    assert "Question 1?" in words(app)
+    button(app, "Both bad").click().run()
+    assert [each.verdict for each in said(pairs) if each.superseded_at is None] == ["both_bad"]
+
+
+def test_undo_with_nothing_to_undo_cannot_be_pressed(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    assert button(app, "Undo").disabled
+    button(app, "Tie").click().run()
+    assert not button(app, "Undo").disabled
+
+
+def test_the_name_in_the_address_is_who_compares(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app(name="Lea")
+    button(app, "Tie").click().run()
+    with reading(pairs.engine) as session:
+        assert said(pairs)[0].annotator_id == get_annotator(session=session, name="Lea").id
+    assert app.query_params["as"] in ("Lea", ["Lea"])
+    assert "1 by Lea" in words(app)
+
+
+def test_a_new_name_is_kept_in_the_address_and_on_other_pages(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    app.text_input(key="name_input").input("  Ada   Lovelace ").run()
+    assert app.query_params["as"] in ("Ada Lovelace", ["Ada Lovelace"])
+    app.switch_page("pages/loop.py").run()
+    app.switch_page("pages/label.py").run()
+    assert "0 by Ada Lovelace" in words(app)
+
+
+def test_two_people_are_shown_different_pairs(pairs: Workspace, open_app: OpenApp) -> None:
+    assert "Question 1?" in words(open_app(name="Lea"))
+    assert "Question 2?" in words(open_app(name="Max"))
+
+
+def test_a_retracted_annotator_is_told(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app(name="Lea")
+    with writing(pairs.engine) as session:
+        retract_annotator(session=session, name="Lea")
+    button(app, "Tie").click().run()
+    assert said(pairs) == []
+    assert "not active" in words(app)
+
+
+def test_nothing_tells_which_checkpoint_wrote_what(pairs: Workspace, open_app: OpenApp) -> None:
+    page = words(open_app()).lower()
+    for given_away in ("base", "checkpoint", "round-", "somewhere/tiny"):
+        assert given_away not in page
+
+
+def test_a_conversation_shows_who_said_what(workspace: Workspace, open_app: OpenApp) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Really?"},
+    ]
+    seeding.open_round(workspace, [(turns, "No.", "Indeed.")])
+    page = words(open_app())
+    assert [page.index(said) for said in ("Be brief.", "Hello?", "Yes.", "Really?")] == sorted(
+        page.index(said) for said in ("Be brief.", "Hello?", "Yes.", "Really?")
+    )
+    for role in ("system", "user", "assistant"):
+        assert f'<span class="pl-role">{role}</span>' in page
+
+
+def test_without_prompts_it_leads_to_the_import(workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    assert "No prompts yet" in words(app)
+    assert labels(app) == ["Import prompts"]
+
+
+def test_with_prompts_it_starts_the_round(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.add_prompts(workspace, seeding.plain_exchanges(6))
+    app = open_app()
+    button(app, "Start round 1").click().run()
+    with reading(workspace.engine) as session:
+        assert [run.kind for run in list_runs(session=session)] == ["sample"]
+    assert "Round 1 is being written" in words(app)
+    assert "No worker is running" in words(app)
+
+
+def test_it_waits_for_the_first_pair(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.add_prompts(workspace, seeding.plain_exchanges(2))
+    start_round(workspace, by="me")
+    seeding.worker_is_there(workspace)
+    app = open_app()
+    assert "appears here by itself" in words(app)
+    assert "No worker" not in words(app)
+    assert labels(app) == []
+
+
+def test_past_the_target_it_goes_on_and_says_so(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 4)
+    app = open_app()
+    assert "has what it asked for" in words(app)
+    assert "Question 5?" in words(app)
+    assert "Left is better" in labels(app)
+
+
+def test_when_all_is_compared_it_leads_to_training(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 6)
+    app = open_app()
+    assert "Round 1 is complete" in words(app)
+    assert labels(app) == ["Train", "Undo"]
+
+
+def test_when_others_hold_the_rest_it_waits(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(1))
+    open_app(name="Lea")
+    assert "other people's screens" in words(open_app(name="Max"))
+
+
+def test_when_too_few_pairs_are_left_it_leads_to_the_loop(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 2)
+    app = open_app()
+    assert "still wants 2 comparisons" in words(app)
+    assert labels(app) == ["See the Loop page", "Undo"]
+
+
+def test_spare_pairs_can_be_compared_while_the_round_trains(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 4)
+    seeding.train(pairs, steps=1, of=4, finish=False)
+    app = open_app()
+    assert "training already" in words(app)
+    button(app, "Tie").click().run()
+    assert len(said(pairs)) == 5

@@ -1,0 +1,174 @@
+"""The Loop page: in every state one obvious next step, and what its buttons do."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dpo_core.loop import Step, read_loop
+from dpo_core.workspace import Workspace
+from store.comparisons import Choice
+from store.database import reading, writing
+from store.runs import fail_run, list_runs
+from tests.browser import seeding
+from tests.ui.conftest import OpenApp, button, labels, words
+
+LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
+
+
+def primary(app: AppTest) -> list[str]:
+    return [each.label for each in app.button if each.proto.type == "primary"]
+
+
+def step(workspace: Workspace) -> Step:
+    with reading(workspace.engine) as session:
+        return read_loop(session=session).step
+
+
+@pytest.fixture
+def compared(workspace: Workspace) -> Workspace:
+    """A round of twelve pairs with its four comparisons made, and more."""
+    seeding.open_round(workspace, seeding.plain_exchanges(12))
+    seeding.compare(workspace, "me", [LEFT, RIGHT] * 5)
+    return workspace
+
+
+def test_without_prompts_the_next_step_is_to_import_some(workspace: Workspace, open_app: OpenApp) -> None:
+    assert primary(open_app("loop")) == ["Import prompts"]
+
+
+def test_a_round_is_started(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.add_prompts(workspace, seeding.plain_exchanges(3))
+    app = open_app("loop", name="Lea")
+    assert primary(app) == ["Start round 1"]
+    button(app, "Start round 1").click().run()
+    assert step(workspace) == Step.WAIT_FOR_PAIRS
+    with reading(workspace.engine) as session:
+        assert [run.requested_by for run in list_runs(session=session)] == ["Lea"]
+    assert "No worker is running" in words(app)
+
+
+def test_while_comparing_the_next_step_is_to_compare(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(12))
+    seeding.compare(workspace, "me", [LEFT, RIGHT])
+    app = open_app("loop")
+    assert primary(app) == ["Compare"]
+    assert "Train early, on 2 comparisons" in labels(app)
+    assert "2 of 4 comparisons" in words(app)
+
+
+def test_more_pairs_can_be_asked_for(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(3))
+    seeding.compare(workspace, "me", [LEFT] * 3)
+    app = open_app("loop")
+    assert primary(app) == ["Write 10 more pairs"]
+    button(app, "Write 10 more pairs").click().run()
+    with reading(workspace.engine) as session:
+        assert [(run.kind, run.status) for run in list_runs(session=session)] == [
+            ("sample", "queued"),
+            ("sample", "done"),
+        ]
+
+
+def test_training_too_early_says_what_is_missing(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    seeding.compare(workspace, "me", [Choice.TIE])
+    app = open_app("loop")
+    button(app, "Train early, on 1 comparison").click().run()
+    assert "no preference to train on" in words(app)
+    assert step(workspace) == Step.COMPARE
+
+
+def test_training_is_started(compared: Workspace, open_app: OpenApp) -> None:
+    app = open_app("loop")
+    assert primary(app) == ["Train"]
+    button(app, "Train").click().run()
+    assert step(compared) == Step.WAIT_FOR_TRAINING
+    assert "Round 1 is training" in words(app)
+
+
+def test_a_live_run_shows_how_far_it_is(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=10, of=40, finish=False)
+    app = open_app("loop")
+    assert [each.proto.text for each in app.get("progress")] == ["Train: 10 of 40 · about 36 s left"]
+
+
+@pytest.mark.parametrize(
+    ("after", "first", "trusted"),
+    [
+        (0.75, "Promote round-1 and start round 2", "better than a coin toss"),
+        (0.2, "Keep base and start round 2", "worse than a coin toss"),
+    ],
+)
+def test_the_decision_shows_what_is_known(
+    compared: Workspace, open_app: OpenApp, after: float, first: str, trusted: str
+) -> None:
+    seeding.train(compared, steps=4, of=4, after=after)
+    app = open_app("loop")
+    assert primary(app) == [first]
+    assert [each.value for each in app.metric] == ["50%", f"{after:.0%}", "34"]
+    assert trusted in words(app)
+
+
+@pytest.mark.parametrize(
+    ("label", "serving"), [("Promote round-1 and start round 2", "round-1"), ("Keep base and start round 2", "base")]
+)
+def test_a_decision_starts_the_next_round(compared: Workspace, open_app: OpenApp, label: str, serving: str) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    button(app, label).click().run()
+    with reading(compared.engine) as session:
+        state = read_loop(session=session)
+    assert state.round is not None
+    assert (state.round.number, state.checkpoint.name, state.step) == (2, serving, Step.WAIT_FOR_PAIRS)
+    assert ("promoted round-1" if serving == "round-1" else "kept base") in words(app)
+
+
+def test_one_can_decide_and_stop(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    button(app, "Promote only").click().run()
+    assert step(compared) == Step.START_ROUND
+    assert primary(app) == ["Start round 2"]
+
+
+def failed(workspace: Workspace) -> None:
+    seeding.train(workspace, steps=2, of=4, finish=False)
+    with writing(workspace.engine) as session:
+        run = list_runs(session=session)[0]
+        assert run.id is not None
+        fail_run(session=session, run_id=run.id, attempt=run.attempt, error="The disk is full. Free some space.")
+
+
+def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_app: OpenApp) -> None:
+    failed(compared)
+    app = open_app("loop")
+    assert "The disk is full. Free some space." in words(app)
+    assert primary(app) == ["Try again"]
+    button(app, "Try again").click().run()
+    assert step(compared) == Step.WAIT_FOR_TRAINING
+
+
+def test_a_failed_training_can_be_given_up(compared: Workspace, open_app: OpenApp) -> None:
+    failed(compared)
+    app = open_app("loop")
+    button(app, "Back to comparing").click().run()
+    assert step(compared) == Step.TRAIN
+
+
+def test_what_happened_before_stays_in_sight(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    seeding.promote(compared)
+    seeding.open_round(compared, seeding.plain_exchanges(20)[12:])
+    page = words(open_app("loop"))
+    for told in ("base", "10 of 4", "50% → 67% (n=34)", "promoted round-1", "round-1"):
+        assert told in page
+
+
+def test_two_people_press_the_same_button(compared: Workspace, open_app: OpenApp) -> None:
+    first, second = open_app("loop"), open_app("loop")
+    button(first, "Train").click().run()
+    button(second, "Train").click().run()
+    with reading(compared.engine) as session:
+        assert [run.kind for run in list_runs(session=session)] == ["train", "sample"]
+    assert "nothing to train now" in words(second)

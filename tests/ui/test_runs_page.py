@@ -1,0 +1,84 @@
+"""The Runs page: what it tells of a run, and what can be done about one."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpo_core.workspace import Workspace
+from store.comparisons import Choice
+from store.database import reading, writing
+from store.models import Run
+from store.runs import fail_run, get_run
+from tests.browser import seeding
+from tests.ui.conftest import OpenApp, button, labels, words
+from ui.charts import metric_frame
+
+
+@pytest.fixture
+def training(workspace: Workspace) -> Run:
+    """A train run at step 10 of 40."""
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 4)
+    return seeding.train(workspace, steps=10, of=40, finish=False)
+
+
+def fresh(workspace: Workspace, run: Run) -> Run:
+    assert run.id is not None
+    with reading(workspace.engine) as session:
+        return get_run(session=session, run_id=run.id)
+
+
+def test_without_runs_it_leads_to_the_loop(workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("runs")
+    assert "No runs yet" in words(app)
+    assert labels(app) == ["Go to the loop"]
+
+
+def test_the_newest_run_is_shown_first(training: Run, open_app: OpenApp) -> None:
+    app = open_app("runs")
+    assert app.radio(key="run").options == ["Train · run 2", "Write pairs · run 1"]
+    assert app.radio(key="run").value == 2
+    page = words(app)
+    assert "asked for by lea" in page
+    assert "**rewards/margins**" in page
+    assert [each.proto.text for each in app.get("progress")] == ["Train: 10 of 40 · about 36 s left"]
+    assert [each.label for each in app.metric] == ["loss", "rewards/margins", "rewards/accuracies"]
+    assert len(app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")) == 4
+    assert any("Training on 26 pairs" in each.value for each in app.code)
+
+
+def test_another_run_can_be_looked_at(training: Run, open_app: OpenApp) -> None:
+    app = open_app("runs")
+    app.radio(key="run").set_value(1).run()
+    assert [each.value for each in app.subheader] == ["Write pairs · run 1"]
+    assert len(app.get("progress")) == 0
+
+
+def test_a_run_is_cancelled_after_asking(training: Run, workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("runs")
+    button(app, "Cancel this run").click().run()
+    assert fresh(workspace, training).cancel_requested
+    assert "running, stopping" in words(app)
+    assert labels(app) == []
+
+
+def test_a_failed_run_says_why_and_can_be_tried_again(training: Run, workspace: Workspace, open_app: OpenApp) -> None:
+    with writing(workspace.engine) as session:
+        assert training.id is not None
+        fail_run(session=session, run_id=training.id, attempt=1, error="The disk is full.")
+    app = open_app("runs")
+    assert "The disk is full." in words(app)
+    button(app, "Try again").click().run()
+    assert fresh(workspace, training).status == "queued"
+    assert "No worker is running" in words(app)
+
+
+def test_a_chart_holds_only_its_own_figures() -> None:
+    metrics = [
+        {"phase": "train", "step": 1, "total": 2, "loss": 0.7, "logps/chosen": -3},
+        {"phase": "train", "step": 2, "total": 2, "loss": 0.5},
+        {"phase": "judge", "step": 1, "total": 1, "loss": 9.0},
+    ]
+    frame = metric_frame(metrics, ("loss",))
+    assert frame.to_dict("list") == {"step": [1, 2], "metric": ["loss", "loss"], "value": [0.7, 0.5]}
+    assert metric_frame(metrics, ("rewards/margins",)).empty

@@ -1,0 +1,69 @@
+"""`pairloop rounds`: what happened so far, and what becomes of the new checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dpo_core.loop import RoundStory, decide, return_to_comparing, round_stories
+from dpo_core.workspace import open_workspace
+from store.database import reading
+from store.models import Decision
+from ui.commands.options import HERE, JsonOption, WorkspaceOption, this_person
+from ui.commands.printing import percent, print_json, print_table, say
+
+COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out accuracy", "decision")
+
+
+def rounds(
+    promote: Annotated[bool, typer.Option("--promote", help="The new checkpoint writes the next round.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Its parent writes the next round.")] = False,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Give up a failed or cancelled training and go back to comparing.")
+    ] = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """What happened in each round; with an option, what becomes of the open one.
+
+    \b
+    Example:
+      pairloop rounds
+      pairloop rounds --promote && pairloop sample
+    """
+    if promote + keep + reopen > 1:
+        raise typer.BadParameter("Give one of --promote, --keep and --reopen.")
+    opened = open_workspace(workspace)
+    if reopen:
+        return_to_comparing(opened, by=this_person())
+    elif promote or keep:
+        decide(opened, decision=Decision.PROMOTE if promote else Decision.KEEP, by=this_person())
+    with reading(opened.engine) as session:
+        stories = round_stories(session=session)
+    if as_json:
+        print_json({"rounds": stories})
+    elif stories:
+        print_table(COLUMNS, [_row(story) for story in stories])
+    else:
+        say("No round was started yet. `pairloop sample` starts one.")
+
+
+def _row(story: RoundStory) -> tuple[Any, ...]:
+    return (
+        story.round.number,
+        story.round.status,
+        story.checkpoint.name,
+        f"{story.comparisons['done']} of {story.round.target}",
+        story.result.name if story.result else None,
+        _accuracy(story),
+        story.round.decision,
+    )
+
+
+def _accuracy(story: RoundStory) -> str | None:
+    """Before -> after, on pairs that were not trained on."""
+    judged = story.result.metrics.get("eval", {}) if story.result else {}
+    if judged.get("accuracy_after") is None:
+        return None
+    return f"{percent(judged.get('accuracy_before'))} -> {percent(judged['accuracy_after'])}"

@@ -1,0 +1,290 @@
+"""`pairloop sample`, `train`, `evaluate`, `runs`: the work that takes time.
+
+A run is put in the queue. Where a worker is alive it carries the run out, and its progress is followed here; where none
+is, the run is carried out by this very process. Either way the run survives: what was done is kept, and it goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlmodel import Session
+
+from dpo_core.carry_out import carry_out_here
+from dpo_core.config import read_assignments
+from dpo_core.errors import RunCancelled, RunError
+from dpo_core.loop import queue_evaluation, read_loop, retry, sample_more, start_round, start_training
+from dpo_core.workspace import Workspace, open_workspace, resolve_model
+from store.checkpoints import get_checkpoint, serving_checkpoint
+from store.database import reading, writing
+from store.models import Checkpoint, Run, RunKind, RunStatus
+from store.runs import cancel_run, get_run, list_runs
+from store.snapshots import get_snapshot
+from store.workers import live_workers
+from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, this_person
+from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
+
+POLL_SECONDS = 0.5
+OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+def sample(
+    more: Annotated[
+        int | None, typer.Option("--more", min=1, metavar="N", help="N more pairs for the open round.")
+    ] = None,
+    comparisons: Annotated[
+        int | None, typer.Option("--comparisons", min=2, help="How many comparisons the new round asks for.")
+    ] = None,
+    detach: DetachOption = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a round: the serving checkpoint writes pairs of completions to be compared.
+
+    \b
+    Example:
+      pairloop sample --comparisons 60
+      pairloop sample --more 20
+    """
+    if more and comparisons:
+        raise typer.BadParameter("--more adds to the open round, --comparisons is for a new one: give one of them.")
+    opened = open_workspace(workspace)
+    if more:
+        run = sample_more(opened, pairs=more, by=this_person())
+    else:
+        start_round(opened, by=this_person(), comparisons=comparisons)
+        run = _open_run(opened)
+    _see_through(opened, run, detach=detach, as_json=as_json)
+
+
+def _open_run(workspace: Workspace) -> Run:
+    """The sample run that the round just started with."""
+    with reading(workspace.engine) as session:
+        run = read_loop(session=session).run
+    assert run is not None
+    return run
+
+
+def train(
+    early: Annotated[bool, typer.Option("--early", help="Before the round has all its comparisons.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A training setting for this run alone; may be repeated."),
+    ] = None,
+    detach: DetachOption = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the next checkpoint: cut a snapshot of the comparisons, train on it, judge it on held-out pairs.
+
+    \b
+    Example:
+      pairloop train
+      pairloop train --early --set beta=0.2 --set num_train_epochs=2
+    """
+    opened = open_workspace(workspace)
+    run = start_training(opened, by=this_person(), early=early, changes=read_assignments(changes or []))
+    _see_through(opened, run, detach=detach, as_json=as_json)
+
+
+def evaluate(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Which checkpoint is judged.", show_default="the newest one")
+    ] = None,
+    snapshot: Annotated[
+        str,
+        typer.Option(
+            "--snapshot", metavar="HASH", help="Whose held-out pairs it is judged on (the hash's start will do)."
+        ),
+    ] = "latest",
+    detach: DetachOption = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a checkpoint, beside its parent, on comparisons that were never trained on.
+
+    \b
+    Example:
+      pairloop evaluate round-2 --snapshot latest
+    """
+    opened = open_workspace(workspace)
+    with reading(opened.engine) as session:
+        judged = _judged(session, checkpoint)
+        on = get_snapshot(session=session, name=snapshot)
+    run = queue_evaluation(opened, checkpoint=judged.name, snapshot=on, by=this_person())
+    _see_through(opened, run, detach=detach, as_json=as_json)
+
+
+def runs(
+    number: Annotated[int | None, typer.Argument(help="One run, in full.", show_default="a list of all")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its progress until it is over.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print its log.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Ask it to stop; what it saved is kept.")] = False,
+    retry_it: Annotated[bool, typer.Option("--retry", help="Queue it again, to go on from what it saved.")] = False,
+    detach: DetachOption = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Background runs: all of them, or one in full, followed, cancelled or tried again.
+
+    \b
+    Example:
+      pairloop runs
+      pairloop runs 3 --follow
+      pairloop runs 3 --retry
+    """
+    opened = open_workspace(workspace)
+    if number is None:
+        _check_no_action(follow or log or cancel or retry_it)
+        _list_runs(opened, as_json)
+    elif retry_it:
+        _see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
+    elif follow:
+        _report(_follow(opened, number), as_json)
+    else:
+        _one_run(opened, number, log=log, cancel=cancel, as_json=as_json)
+
+
+def _check_no_action(asked: bool) -> None:
+    if asked:
+        raise typer.BadParameter("Say which run, as in `pairloop runs 3 --follow`.")
+
+
+def _list_runs(workspace: Workspace, as_json: bool) -> None:
+    with reading(workspace.engine) as session:
+        found = list_runs(session=session)
+    if as_json:
+        print_json({"runs": found})
+    elif found:
+        print_table(("run", "kind", "status", "how far", "asked by", "since"), [run_row(run) for run in found])
+    else:
+        say("There are no runs yet. `pairloop sample` starts a round.")
+
+
+def run_row(run: Run) -> tuple[Any, ...]:
+    """A run as a line of a table."""
+    far = (run.error or "").partition("\n")[0] or _how_far(run)
+    return run.id, run.kind, run.status, far, run.requested_by, run.created_at
+
+
+def _how_far(run: Run) -> str:
+    progress = run.progress
+    return f"{progress['phase']} {progress['step']}/{progress['total']}" if progress else ""
+
+
+def _one_run(workspace: Workspace, number: int, *, log: bool, cancel: bool, as_json: bool) -> None:
+    with writing(workspace.engine) if cancel else reading(workspace.engine) as session:
+        run = cancel_run(session=session, run_id=number) if cancel else get_run(session=session, run_id=number)
+    text = _log(workspace, number)
+    if as_json:
+        print_json({"run": run, "folder": workspace.run_folder(number)} | ({"log": text} if log else {}))
+    elif log:
+        print(text, end="")
+    else:
+        _show(run)
+
+
+def _log(workspace: Workspace, number: int) -> str:
+    path = workspace.run_folder(number) / "log.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _show(run: Run) -> None:
+    asked_to_stop = " (asked to stop)" if run.cancel_requested and run.status not in OVER else ""
+    print_facts(
+        {"Run": f"{run.id}, {run.kind}", "Status": f"{run.status}{asked_to_stop}", "Asked by": run.requested_by}
+        | {"Queued": run.created_at, "Started": run.started_at, "Finished": run.finished_at}
+        | {"Attempts": run.attempt, "How far": _how_far(run), "Error": run.error}
+        | _flat(run.result)
+    )
+
+
+def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a run made, one level deep, without lists."""
+    flat: dict[str, Any] = {}
+    for name, value in result.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name} ")
+        elif not isinstance(value, list):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _judged(session: Session, name: str | None) -> Checkpoint:
+    """The checkpoint of this name; else the open round's new one, else the serving one."""
+    if name is not None:
+        return get_checkpoint(session=session, name=name)
+    current = read_loop(session=session).round
+    if current is not None and current.result_checkpoint_id is not None:
+        return session.get_one(Checkpoint, current.result_checkpoint_id)
+    return serving_checkpoint(session=session)
+
+
+def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:
+    """Wait for a run that was queued, or carry it out here if nobody else will."""
+    assert run.id is not None
+    if detach:
+        _report(run, as_json)
+        return
+    with reading(workspace.engine) as session:
+        somebody_works = bool(live_workers(session=session))
+    _report(_follow(workspace, run.id) if somebody_works else _carry_out(workspace, run.id), as_json)
+
+
+def _carry_out(workspace: Workspace, number: int) -> Run:
+    prepare_to_work(workspace)
+    with RunBar() as bar:
+        return carry_out_here(workspace, number, bar)
+
+
+def prepare_to_work(workspace: Workspace) -> None:
+    """Let runs in this process write their log, and keep transformers' own bars out of ours (downloads keep theirs)."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("pairloop").setLevel(logging.INFO)
+    if Path(resolve_model(workspace.settings.model.base, workspace.folder)).is_dir():
+        transformers_logging.disable_progress_bar()
+
+
+def _follow(workspace: Workspace, number: int) -> Run:
+    """Show the progress of a run that a worker carries out, until it is over."""
+    try:
+        with RunBar() as bar:
+            while True:
+                with reading(workspace.engine) as session:
+                    run = get_run(session=session, run_id=number)
+                    workers = live_workers(session=session)
+                bar(run.progress)
+                if run.status in OVER:
+                    return run
+                if not workers:
+                    raise RunError(f"No worker is left to carry out run {number}. Start one: `pairloop worker`.")
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        remark(f"The run goes on. See it with `pairloop runs {number} --follow`, stop it with --cancel.")
+        raise
+
+
+def _report(run: Run, as_json: bool) -> None:
+    """Say what became of a run. Raises RunError where it failed, RunCancelled where it was cancelled."""
+    if as_json:
+        print_json({"run": run})
+    if run.status == RunStatus.FAILED:
+        raise RunError(f"Run {run.id} ({run.kind}) failed. {run.error}\nTry again: `pairloop runs {run.id} --retry`.")
+    if run.status == RunStatus.CANCELLED:
+        raise RunCancelled(f"Run {run.id} ({run.kind}) was cancelled. Go on: `pairloop runs {run.id} --retry`.")
+    if not as_json:
+        say(_outcome(run))
+
+
+def _outcome(run: Run) -> str:
+    if run.status != RunStatus.DONE:
+        return f"Run {run.id} ({run.kind}) is {run.status}. See it with `pairloop runs {run.id} --follow`."
+    made = ", ".join(f"{name} {figure(value)}" for name, value in _flat(run.result).items())
+    following = {RunKind.SAMPLE: "compare them (`pairloop up`)", RunKind.TRAIN: "decide (`pairloop rounds --promote`)"}
+    after = following.get(RunKind(run.kind))
+    return f"Run {run.id} ({run.kind}) is done: {made}." + (f"\nNext: {after}." if after else "")

@@ -1,0 +1,117 @@
+"""`pairloop simulate`: the whole loop, with annotators whose taste is known."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpo_core.demo import open_demo
+from dpo_core.errors import WorkspaceError
+from dpo_core.tastes import load_taste
+from dpo_core.workspace import Workspace, open_workspace
+from ui.commands.options import JsonOption
+from ui.commands.printing import RunBar, percent, print_json, print_table
+from ui.commands.runs import prepare_to_work
+
+if TYPE_CHECKING:
+    from dpo_core.simulate import RoundReport
+
+
+def simulate(
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often the loop is gone round.")] = 3,
+    comparisons: Annotated[int, typer.Option("--comparisons", min=2, help="Comparisons in each round.")] = 40,
+    taste: Annotated[
+        str,
+        typer.Option(
+            "--taste", help="A built-in taste, or path/to/file.py:function, a plain (prompt, completion) -> float."
+        ),
+    ] = "brief",
+    noise: Annotated[
+        float, typer.Option("--noise", min=0, max=1, help="Share of verdicts that are a coin toss.")
+    ] = 0.1,
+    left_bias: Annotated[
+        float, typer.Option("--left-bias", min=0, max=1, help="Share of verdicts that are just left.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same simulation.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="FOLDER", help="Make the workspace here and keep it, to look at it."),
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", metavar="FOLDER", help="Use this one, with --in-place.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Yes, write simulated comparisons into the workspace named.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the loop with annotators of a known taste.
+
+    They compare pairs as people do, and each checkpoint's true win rate over the base is then sampled afresh, by the
+    taste itself. Nothing of yours is touched: it happens in a throw-away demo workspace, unless you say otherwise.
+    Built-in tastes: brief, thorough, warm, structured, direct, careful, curious.
+
+    \b
+    Example:
+      pairloop simulate --rounds 3 --taste warm --noise 0.1 --seed 1
+      pairloop simulate --taste my_taste.py:score --left-bias 0.2 --json
+    """
+    from dpo_core import simulate as simulation  # brings torch
+
+    persona = simulation.Persona(load_taste(taste), noise=noise, left_bias=left_bias)
+    with _place(keep, workspace, in_place) as opened, RunBar() as bar:
+        prepare_to_work(opened)
+        reports = simulation.simulate(
+            opened, rounds=rounds, comparisons=comparisons, persona=persona, seed=seed, listener=bar
+        )
+    asked = {"taste": taste, "noise": noise, "left_bias": left_bias, "comparisons": comparisons, "seed": seed}
+    if as_json:
+        print_json(asked | {"rounds": [report.as_dict() for report in reports]})
+    else:
+        title = f"Taste {taste}, noise {noise}, left bias {left_bias}, seed {seed}"
+        print_table(COLUMNS, [_row(report) for report in reports], title=title)
+
+
+COLUMNS = (
+    "round",
+    "checkpoint",
+    "comparisons",
+    "trained on",
+    "held-out accuracy",
+    "true win rate over base",
+    "95% interval",
+)
+
+
+def _row(report: RoundReport) -> tuple[object, ...]:
+    low, high = report.interval
+    return (
+        report.round,
+        report.checkpoint,
+        report.comparisons,
+        report.trained_on,
+        percent(report.held_out_accuracy),
+        percent(report.win_rate),
+        f"{percent(low)} to {percent(high)}",
+    )
+
+
+@contextmanager
+def _place(keep: Path | None, workspace: Path | None, in_place: bool) -> Iterator[Workspace]:
+    """The workspace to simulate in: the one named, a new one that is kept, or one that is thrown away."""
+    if workspace is not None or in_place:
+        if workspace is None or not in_place or keep is not None:
+            raise typer.BadParameter("To write into a workspace of your own, give --workspace and --in-place together.")
+        yield open_workspace(workspace)
+    elif keep is not None:
+        if keep.exists() and any(keep.iterdir()):
+            raise WorkspaceError(f"{keep} is not empty. Name a new folder.")
+        yield open_demo(keep)
+    else:
+        with tempfile.TemporaryDirectory(prefix="pairloop-simulate-") as folder:
+            yield open_demo(Path(folder))

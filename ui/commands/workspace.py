@@ -1,0 +1,163 @@
+"""`pairloop init`, `status`, `backup`: the workspace as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpo_core.backup import back_up
+from dpo_core.base_model import BaseReport, check_base
+from dpo_core.config import ModelSettings, Settings
+from dpo_core.loop import LoopState, Step, read_loop
+from dpo_core.workspace import create_workspace, open_workspace
+from store.database import reading
+from store.importing import detect_kind
+from store.runs import list_runs
+from store.workers import live_workers
+from ui.commands.data import import_all, print_reports
+from ui.commands.options import HERE, JsonOption, WorkspaceOption
+from ui.commands.printing import print_facts, print_json, print_table, say
+from ui.commands.runs import run_row
+
+# What the loop waits for, and the command that does it.
+NEXT: dict[Step, tuple[str, str]] = {
+    Step.IMPORT_PROMPTS: ("Bring in prompts for the model to answer.", "pairloop import prompts.jsonl"),
+    Step.START_ROUND: ("Let {checkpoint} write pairs for the next round.", "pairloop sample"),
+    Step.WAIT_FOR_PAIRS: ("{checkpoint} is writing the pairs.", "pairloop runs {run} --follow"),
+    Step.COMPARE: ("Compare: {done} of {target} done, {open} pairs are waiting.", "pairloop up"),
+    Step.TRAIN: ("There are enough comparisons: train on them.", "pairloop train"),
+    Step.WAIT_FOR_TRAINING: ("The next checkpoint is being trained.", "pairloop runs {run} --follow"),
+    Step.DECIDE: ("Decide whether the new checkpoint writes the next round.", "pairloop rounds --promote (or --keep)"),
+    Step.MEND_RUN: ("Run {run} did not finish: {error}", "pairloop runs {run} --retry (or pairloop rounds --reopen)"),
+}
+
+
+def init(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where the workspace is made.", show_default="--workspace")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="PATH_OR_ID", help="Any Hugging Face causal LM: a folder or a hub id."),
+    ] = ...,  # type: ignore[assignment]  # Typer's way to say that the option is required
+    lora: Annotated[bool, typer.Option("--lora", help="Train a LoRA adapter rather than all weights.")] = False,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="Import these prompts as well.")
+    ] = None,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a workspace for a model of your own.
+
+    The model is looked at first: it must be there and have a tokenizer. Its chat template is used where it has one, and
+    a plain format where not. The settings go into a commented pairloop.toml.
+
+    \b
+    Example:
+      pairloop init my-workspace --model Qwen/Qwen3-0.6B --lora
+      cd my-workspace && pairloop up
+    """
+    folder = folder or workspace
+    base = str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
+    facts = check_base(base, folder)
+    if prompts:
+        detect_kind(prompts)  # raises for a file that cannot be read, before there is a workspace
+    settings = Settings(model=ModelSettings(base=base, tuning="lora" if lora else "full"))
+    made = create_workspace(folder, settings)
+    imported = import_all(made, [prompts], kind=None, source=None) if prompts else []
+    if as_json:
+        print_json({"workspace": made.folder, "base": base, "model": facts, "imports": imported})
+        return
+    say(f"Made a workspace in {made.folder}, its settings explained in pairloop.toml.\n{_model_words(facts)}")
+    print_reports(imported)
+    say("Next: `pairloop sample`, then `pairloop up`" if imported else "Next: `pairloop import prompts.jsonl`")
+
+
+def _model_words(facts: BaseReport) -> str:
+    size = f"{facts.parameters / 1e6:,.1f}M parameters, " if facts.parameters else ""
+    template = (
+        "its own chat template" if facts.has_chat_template else "no chat template: a plain User / Assistant format"
+    )
+    return f"Model: {facts.architecture}, {size}{template}."
+
+
+def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Where the loop stands and which command is next.
+
+    \b
+    Example:
+      pairloop status --workspace pairloop-demo
+    """
+    opened = open_workspace(workspace)
+    with reading(opened.engine) as session:
+        state = read_loop(session=session)
+        workers = live_workers(session=session)
+        runs = list_runs(session=session)[:5]
+    text, command = next_step(state, somebody_works=bool(workers))
+    if as_json:
+        facts = {"workspace": opened.folder, "state": state, "next": {"text": text, "command": command}}
+        print_json(facts | {"workers": workers, "runs": runs})
+        return
+    print_facts({"Workspace": opened.folder} | _standing(state) | {"Workers": _workers(workers)})
+    if runs:
+        print_table(("run", "kind", "status", "how far", "asked by", "since"), [run_row(run) for run in runs])
+    say(f"\nNext: {text}\n      {command}")
+
+
+def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
+    """What the loop waits for, in a sentence, and the command that does it."""
+    text, command = NEXT[state.step]
+    if state.step in (Step.WAIT_FOR_PAIRS, Step.WAIT_FOR_TRAINING) and not somebody_works:
+        text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
+    facts = {
+        "checkpoint": state.checkpoint.name,
+        "run": state.run.id if state.run else "",
+        "kind": state.run.kind if state.run else "",
+        "error": (state.run.error or f"it was {state.run.status}.") if state.run else "",
+        "done": state.comparisons.get("done", 0),
+        "target": state.round.target if state.round else 0,
+        "open": state.pairs.get("open", 0),
+    }
+    return text.format(**facts), command.format(**facts)
+
+
+def _standing(state: LoopState) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "Checkpoint": state.checkpoint.name,
+        "Prompts": f"{state.prompts['train']} to train on, {state.prompts['held_out']} held out",
+    }
+    if state.round is not None:
+        facts["Round"] = f"{state.round.number} ({state.round.status})"
+    if state.round is not None and state.comparisons:
+        facts["Comparisons"] = f"{state.comparisons['done']} of {state.round.target}"
+        facts["Pairs"] = f"{state.pairs['pairs']}, {state.pairs['open']} still open"
+    return facts
+
+
+def _workers(workers: Any) -> str:
+    names = ", ".join(f"{worker.name} ({worker.doing or 'waiting'})" for worker in workers)
+    return names or "none (`pairloop up` or `pairloop worker` starts one)"
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .zip.", show_default=False)],
+    with_checkpoints: Annotated[bool, typer.Option("--with-checkpoints", help="The weights as well.")] = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a workspace safely while it is in use: database, pairloop.toml and snapshots.
+
+    The copy is complete or not there at all. It is a workspace itself: to restore it, unpack it and work in it.
+
+    \b
+    Example:
+      pairloop backup ~/backups/helpful-2026-03-01.zip --with-checkpoints
+    """
+    written = back_up(open_workspace(workspace), target, with_checkpoints=with_checkpoints)
+    size = sum(path.stat().st_size for path in [written, *written.rglob("*")] if path.is_file())
+    if as_json:
+        print_json({"backup": written, "bytes": size, "with_checkpoints": with_checkpoints})
+    else:
+        say(f"Wrote {written} ({size / 1e6:.1f} MB).")

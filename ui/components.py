@@ -1,0 +1,151 @@
+"""The pieces that pages are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import streamlit as st
+
+from store.models import Run, RunStatus, Worker
+from ui.model_text import render_model_text, render_prompt
+from ui.state import DEFAULT_NAME, change_name, my_name
+
+LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
+
+
+def page_head(title: str) -> None:
+    """The page's title, with the name one goes by at its right."""
+    left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
+    left.title(title, anchor=False)
+    with right:
+        name_control()
+
+
+def name_control() -> None:
+    """The name one goes by, and the place to change it."""
+    right = st.container(horizontal=True, horizontal_alignment="right")
+    with right, st.popover(my_name() or "Your name", type="tertiary", icon=":material/person:"):
+        _name_input("name_input", "Your name", value=my_name())
+        st.caption("Your comparisons are kept under this name. It stays in the address, so a reload keeps it.")
+
+
+def ask_name() -> None:
+    """Ask who is there, before anything can be compared."""
+    empty_state("Who is comparing?", "Your comparisons are kept under your name.")
+    _name_input("first_name_input", "Your name", value="")
+
+
+def _name_input(key: str, label: str, value: str) -> None:
+    shown = "" if value == DEFAULT_NAME else value
+    st.text_input(label, value=shown, key=key, max_chars=80, placeholder="Name", on_change=change_name, args=(key,))
+
+
+def prompt_block(messages: list[dict[str, str]]) -> None:
+    """The prompt, as text."""
+    st.html(render_prompt(messages))
+
+
+def completion_panes(left: str, right: str) -> None:
+    """Two completions in equal panes; one above the other where the window is narrow."""
+    with st.container(key="panes"):
+        for column, title, text in zip(st.columns(2), ("Left", "Right"), (left, right), strict=True):
+            with column.container(border=True, height="stretch"):
+                st.html(
+                    f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
+                    f"{render_model_text(text)}</section>"
+                )
+
+
+def round_meter(*, done: int, target: int, mine: int, name: str) -> None:
+    """How far the round is, always in sight."""
+    st.html(
+        f'<div class="pl-count"><span><b>{done} of {target}</b> comparisons</span>'
+        f'<span class="pl-quiet">{mine} by {escape(name)}</span></div>{_bar(done, target)}'
+    )
+
+
+def meter(done: int, target: int) -> None:
+    """A bar alone, where the words stand elsewhere."""
+    st.html(_bar(done, target))
+
+
+def _bar(done: int, target: int) -> str:
+    share = min(100, round(100 * done / target))
+    return (
+        f'<div class="pl-meter" role="progressbar" aria-label="Comparisons" aria-valuenow="{done}" aria-valuemin="0" '
+        f'aria-valuemax="{target}"><div style="width:{share}%"></div></div>'
+    )
+
+
+def empty_state(title: str, text: str) -> None:
+    """A calm page that says what is going on. The next step's button goes below it."""
+    st.html(f'<div class="pl-empty"><h2>{escape(title)}</h2><p>{escape(text)}</p></div>')
+
+
+def steps(names: Sequence[str], now: int) -> None:
+    """The stages of a round, with the one it is in."""
+    marks = ["done" if index < now else "now" if index == now else "next" for index in range(len(names))]
+    items = "".join(
+        f'<li class="{mark}"{" aria-current=step" if mark == "now" else ""}>{escape(name)}</li>'
+        for name, mark in zip(names, marks, strict=True)
+    )
+    st.html(f'<ol class="pl-steps" aria-label="This round">{items}</ol>')
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A small table of plain text."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    st.html(
+        '<div class="pl-scroll"><table class="pl-table">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def paragraph(text: str) -> None:
+    """A sentence or two of plain text."""
+    st.html(f'<div class="pl-text"><p>{escape(text)}</p></div>')
+
+
+def worker_warning(workers: Sequence[Worker], run: Run | None) -> None:
+    """Say so where a run waits and nobody is there to carry it out."""
+    if run is not None and run.status in (RunStatus.QUEUED, RunStatus.RUNNING) and not workers:
+        st.warning(
+            "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself.",
+            icon=":material/hourglass_empty:",
+        )
+
+
+def run_progress(run: Run) -> None:
+    """How far a run is, from its own report."""
+    progress = run.progress
+    if run.status == RunStatus.QUEUED or not progress:
+        st.progress(0.0, text="Waiting for a worker" if run.status == RunStatus.QUEUED else "Starting")
+        return
+    step, total = int(progress.get("step", 0)), max(1, int(progress.get("total", 1)))
+    left = duration(progress.get("eta_seconds"))
+    text = f"{str(progress.get('phase', '')).capitalize()}: {step} of {total}" + (
+        f" · about {left} left" if left else ""
+    )
+    st.progress(min(1.0, step / total), text=text)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person would say them; empty for none."""
+    if not seconds or seconds < 0:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.0f}%"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,265 @@
+"""Loop: where the round stands, the one next step, and what happened before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dpo_core.loop import (
+    LoopState,
+    RoundStory,
+    Step,
+    decide,
+    go_on,
+    read_loop,
+    retry,
+    return_to_comparing,
+    round_stories,
+    sample_more,
+    start_round,
+    start_training,
+    suggested_decision,
+)
+from dpo_core.workspace import Workspace
+from store.database import reading
+from store.models import Decision, RunStatus, Worker
+from store.workers import live_workers
+from ui import components as show
+from ui import story
+from ui.state import act, current_workspace, errors_in_words, my_name, show_messages
+
+MORE_PAIRS = 10
+HEAD = (
+    "Round",
+    "Written by",
+    "Comparisons",
+    "Preferences",
+    "Ties",
+    "Both bad",
+    "Skips",
+    "Trained on",
+    "Held-out accuracy",
+    "Decision",
+)
+
+
+def main() -> None:
+    """Draw the page; while something goes on, draw it anew every two seconds."""
+    workspace = current_workspace()
+    show.page_head("Loop")
+    show_messages()
+    step = read(workspace)[0].step
+
+    seconds = refresh_seconds(workspace)
+
+    def live() -> None:
+        with errors_in_words():
+            state, workers, stories = read(workspace)
+            if state.step != step:
+                st.rerun()
+            now(workspace, state, workers, stories)
+            history(stories)
+
+    st.fragment(live, run_every=seconds)()
+
+
+def read(workspace: Workspace) -> tuple[LoopState, list[Worker], list[RoundStory]]:
+    """All that this page shows, as it is at one moment."""
+    with reading(workspace.engine) as session:
+        return read_loop(session=session), live_workers(session=session), round_stories(session=session)
+
+
+def refresh_seconds(workspace: Workspace) -> float | None:
+    """How often to look again: never, where only the person on this page can change anything."""
+    state = read(workspace)[0]
+    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+        return 2
+    return 5 if state.step == Step.COMPARE else None
+
+
+def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: list[RoundStory]) -> None:
+    """The open round, and what to do next."""
+    words = story.headline(state)
+    with st.container(border=True, key="now"):
+        if story.stage_of(state) >= 0:
+            show.steps(story.STAGES, story.stage_of(state))
+        st.subheader(words.title, anchor=False)
+        show.paragraph(words.text)
+        details(state, stories)
+        show.worker_warning(workers, state.run)
+        with st.container(horizontal=True, key="actions"):
+            actions(workspace, state, stories)
+
+
+def details(state: LoopState, stories: list[RoundStory]) -> None:
+    """Progress, verdict or error, as the step asks for."""
+    if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None:
+        show.meter(state.comparisons["done"], state.round.target)
+    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+        show.run_progress(state.run)
+    if state.run is not None and state.step == Step.MEND_RUN:
+        st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
+    if state.step == Step.DECIDE:
+        judgement(evaluation_of(stories[-1]))
+
+
+def evaluation_of(entry: RoundStory) -> dict[str, Any]:
+    """What the round's new checkpoint was found to be worth."""
+    return dict((entry.result.metrics if entry.result else {}).get("eval") or {})
+
+
+def judgement(evaluation: dict[str, Any]) -> None:
+    """Held-out accuracy before and after, and how much to trust it."""
+    if evaluation.get("pairs"):
+        before, after, pairs = st.columns(3)
+        before.metric(
+            "Held-out accuracy before",
+            show.percent(evaluation.get("accuracy_before")),
+            help="How often a checkpoint's implicit reward, taken against the base model, agrees with the annotators. "
+            "The base itself rewards nothing: it counts as a coin toss, 50%.",
+        )
+        change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
+        after.metric(
+            "Held-out accuracy after", show.percent(evaluation.get("accuracy_after")), f"{100 * change:+.0f} points"
+        )
+        pairs.metric("Judged on held-out pairs", evaluation["pairs"])
+    show.paragraph(story.trust_words(evaluation))
+
+
+def actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
+    """The next step as the one obvious button; the alternatives beside it."""
+    drawn = {
+        Step.IMPORT_PROMPTS: import_actions,
+        Step.START_ROUND: start_actions,
+        Step.WAIT_FOR_PAIRS: waiting_actions,
+        Step.COMPARE: compare_actions,
+        Step.TRAIN: train_actions,
+        Step.WAIT_FOR_TRAINING: waiting_actions,
+        Step.DECIDE: decide_actions,
+        Step.MEND_RUN: mend_actions,
+    }
+    drawn[state.step](workspace, state, stories)
+
+
+def button(label: str, function: Any, *args: Any, primary: bool = False, said: str = "", **kwargs: Any) -> None:
+    """A button that calls one loop function."""
+    kind = "primary" if primary else "secondary"
+    st.button(label, type=kind, on_click=act, args=(function, *args), kwargs={"said": said, **kwargs})
+
+
+def go(label: str, page: str, *, primary: bool = False) -> None:
+    """A button that leads to another page."""
+    if st.button(label, type="primary" if primary else "secondary"):
+        st.switch_page(page)
+
+
+def import_actions(_workspace: Workspace, _state: LoopState, _stories: list[RoundStory]) -> None:
+    """Nothing to ask yet."""
+    go("Import prompts", show.DATA_PAGE, primary=True)
+
+
+def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """Start the next round."""
+    number = state.round.number + 1 if state.round else 1
+    button(f"Start round {number}", start_round, workspace, by=my_name(), primary=True)
+    if state.imported:
+        label = f"Train on {show.count(state.imported, 'imported comparison')}"
+        button(label, start_training, workspace, by=my_name())
+
+
+def waiting_actions(_workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """A run is going: it can be watched; comparing can go on meanwhile."""
+    if state.pairs.get("open"):
+        go("Compare", show.LABEL_PAGE, primary=True)
+    go("Watch the run", show.RUNS_PAGE)
+
+
+def compare_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """Compare; train early or ask for more pairs."""
+    sampling = state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+    if state.pairs["open"]:
+        go("Compare", show.LABEL_PAGE, primary=True)
+    if not sampling:
+        more_pairs(workspace, primary=not state.pairs["open"])
+    if state.comparisons["done"]:
+        label = f"Train early, on {show.count(state.comparisons['done'], 'comparison')}"
+        button(label, start_training, workspace, by=my_name(), early=True)
+
+
+def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
+    """Have some more written in the open round."""
+    label = f"Write {MORE_PAIRS} more pairs"
+    button(label, sample_more, workspace, pairs=MORE_PAIRS, by=my_name(), primary=primary)
+
+
+def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """Train; or compare on while pairs are left."""
+    button("Train", start_training, workspace, by=my_name(), primary=True)
+    if state.pairs["open"]:
+        go("Compare on", show.LABEL_PAGE)
+    else:
+        more_pairs(workspace)
+
+
+def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
+    """Promote the new checkpoint or keep its parent; both start the next round."""
+    assert state.round is not None
+    new = stories[-1].result
+    assert new is not None
+    following = f"and start round {state.round.number + 1}"
+    labels = {
+        Decision.PROMOTE: f"Promote {new.name} {following}",
+        Decision.KEEP: f"Keep {state.checkpoint.name} {following}",
+    }
+    suggested = suggested_decision(new)
+    for decision in sorted(labels, key=lambda entry: entry != suggested):
+        primary = decision == suggested
+        button(labels[decision], go_on, workspace, decision=decision, by=my_name(), primary=primary)
+    with st.popover("Decide, and stop here", type="tertiary"):
+        st.caption("The next round is not started.")
+        button("Promote only", decide, workspace, decision=Decision.PROMOTE, by=my_name())
+        button("Keep only", decide, workspace, decision=Decision.KEEP, by=my_name())
+
+
+def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """Try a stopped run again, or give it up."""
+    assert state.run is not None
+    button("Try again", retry, workspace, run_id=state.run.id, primary=True)
+    if story.stage_of(state) == 2:
+        button("Back to comparing", return_to_comparing, workspace, by=my_name())
+    go("See the run", show.RUNS_PAGE)
+
+
+def history(stories: list[RoundStory]) -> None:
+    """Every round so far, newest first."""
+    if not stories:
+        return
+    st.subheader("Rounds", anchor=False)
+    show.table(HEAD, [history_row(entry) for entry in reversed(stories)])
+
+
+def history_row(entry: RoundStory) -> tuple[object, ...]:
+    """One round as a line of the table."""
+    said = entry.comparisons
+    trained = entry.snapshot.manifest["pairs"]["train"] if entry.snapshot else None
+    decided = {
+        "promote": f"promoted {entry.result.name if entry.result else ''}",
+        "keep": f"kept {entry.checkpoint.name}",
+    }
+    return (
+        entry.round.number,
+        entry.checkpoint.name,
+        f"{said['done']} of {entry.round.target}",
+        said["a"] + said["b"],
+        said["tie"],
+        said["both_bad"],
+        said["skip"],
+        "–" if trained is None else show.count(trained, "pair"),
+        story.accuracy_line(evaluation_of(entry)),
+        decided.get(entry.round.decision or "", entry.round.status),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What a browser session knows: the workspace, who is comparing, which pair is on screen; and errors put in words.
+
+Nothing that matters is kept here: a verdict goes to the database in the callback that receives it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import streamlit as st
+
+from dpo_core.errors import CoreError, WorkspaceError
+from dpo_core.workspace import Workspace, open_workspace
+from store.annotators import get_or_add_annotator
+from store.comparisons import record_comparison, undo_comparison
+from store.database import writing
+from store.errors import StoreError
+
+WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
+DEFAULT_NAME = "me"
+DWELL_SECONDS = 0.35  # a verdict sooner than this after a pair appeared was meant for the pair before it
+NAME_PARAMETER = "as"
+HERE = ("localhost", "127.0.0.1", "::1")
+
+
+def _open(folder: str) -> Workspace:
+    workspace = open_workspace(Path(folder))
+    assert workspace.engine is not None  # opens the database now, so that what ails it is said here
+    return workspace
+
+
+_workspace_in: Callable[[str], Workspace] = st.cache_resource(_open, show_spinner=False)
+
+
+def current_workspace() -> Workspace:
+    """The workspace this app serves. Raises WorkspaceError, SettingsError, DatabaseError."""
+    folder = os.environ.get(WORKSPACE_VARIABLE, "")
+    if not folder:
+        raise WorkspaceError(
+            "This app was started without a workspace. Start it with `pairloop up` in one, or with `pairloop demo`."
+        )
+    return _workspace_in(folder)
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Show what the store or the core says is wrong, instead of a traceback."""
+    try:
+        yield
+    except (StoreError, CoreError) as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any) -> None:
+    """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn."""
+    try:
+        function(*args, **kwargs)
+    except (StoreError, CoreError) as error:
+        st.session_state["problem"] = str(error)
+    else:
+        st.session_state["notice"] = said
+
+
+def show_messages() -> None:
+    """What the last action led to, once."""
+    problem = st.session_state.pop("problem", "")
+    if problem:
+        st.error(problem, icon=":material/error:")
+    notice = st.session_state.pop("notice", "")
+    if notice:
+        st.toast(notice)
+
+
+def my_name() -> str:
+    """Who is comparing: the name in the address, kept there through every page and reload. Empty: not said yet."""
+    if "name" not in st.session_state:
+        st.session_state["name"] = st.query_params.get(NAME_PARAMETER, "").strip() or _name_of_newcomer()
+    name = str(st.session_state["name"])
+    if name not in ("", DEFAULT_NAME) and st.query_params.get(NAME_PARAMETER) != name:
+        st.query_params[NAME_PARAMETER] = name
+    return name
+
+
+def _name_of_newcomer() -> str:
+    # Somebody at this very machine starts at once. Visitors from others say who they are: two people who both
+    # go by the same name would be taken for one, and be shown the same pairs.
+    host = urlsplit(f"//{st.context.headers.get('Host', 'localhost')}").hostname
+    return DEFAULT_NAME if host in HERE else ""
+
+
+def change_name(widget: str) -> None:
+    """Go by the name typed into this widget."""
+    name = " ".join(str(st.session_state[widget]).split())
+    if name:
+        st.session_state["name"] = name
+        st.session_state.pop("annotator", None)
+        st.query_params.pop(NAME_PARAMETER, None)
+
+
+def my_annotator_id(workspace: Workspace) -> int:
+    """The row of whoever is comparing. Raises StoreError on a name that is none."""
+    name = my_name()
+    known = st.session_state.get("annotator")
+    if known is not None and known[0] == (name, str(workspace.folder)):
+        return int(known[1])
+    with writing(workspace.engine) as session:
+        annotator = get_or_add_annotator(session=session, name=name)
+    assert annotator.id is not None
+    st.session_state["annotator"] = ((name, str(workspace.folder)), annotator.id)
+    return annotator.id
+
+
+def pair_appeared(pair_id: int) -> None:
+    """Remember since when this pair is on screen."""
+    if st.session_state.get("shown", (None, 0.0))[0] != pair_id:
+        st.session_state["shown"] = (pair_id, time.monotonic())
+
+
+def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: str) -> None:
+    """Write a verdict for exactly this pair. A press that came too soon, or for a pair that is gone, is dropped."""
+    shown, since = st.session_state.get("shown", (None, 0.0))
+    seconds = time.monotonic() - since
+    if shown != pair_id or seconds < DWELL_SECONDS:
+        return
+    with writing(workspace.engine) as session:
+        record_comparison(
+            session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice, seconds=round(seconds, 2)
+        )
+
+
+def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
+    """Undo a verdict; its pair is shown again. The same press a second time does nothing."""
+    st.session_state.pop("shown", None)
+    with writing(workspace.engine) as session:
+        undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
+
+
+def log_tail(folder: Path, lines: int = 80) -> str:
+    """The end of a run's log; empty where it has none yet."""
+    path = folder / "log.txt"
+    if not path.exists():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - 65_536))
+        return "\n".join(stream.read().decode("utf-8", "replace").splitlines()[-lines:])

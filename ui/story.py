@@ -1,0 +1,145 @@
+"""The loop's state in a person's words. Only words: what is next is decided by dpo_core.loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpo_core.loop import LoopState, Step
+from store.models import RunStatus
+from ui.components import DATA_PAGE, LOOP_PAGE, count, percent
+
+STAGES = ("Write pairs", "Compare", "Train", "Decide")
+_STAGE = {
+    Step.IMPORT_PROMPTS: -1,
+    Step.START_ROUND: -1,
+    Step.WAIT_FOR_PAIRS: 0,
+    Step.COMPARE: 1,
+    Step.TRAIN: 2,
+    Step.WAIT_FOR_TRAINING: 2,
+    Step.DECIDE: 3,
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """A heading, a sentence, and where to go from here (no page: wait)."""
+
+    title: str
+    text: str
+    button: str = ""
+    page: str = ""
+
+
+def stage_of(state: LoopState) -> int:
+    """Which of STAGES the open round is in; -1 for none."""
+    if state.step == Step.MEND_RUN:
+        return 0 if state.run is not None and state.run.kind == "sample" else 2
+    return _STAGE[state.step]
+
+
+def waiting_words(state: LoopState) -> Words:
+    """Why there is nothing to compare. Never says which checkpoint writes what."""
+    number = state.round.number if state.round is not None else 0
+    simple = {
+        Step.IMPORT_PROMPTS: Words(
+            "No prompts yet",
+            "Bring in some prompts first: they are what the model is asked.",
+            "Import prompts",
+            DATA_PAGE,
+        ),
+        Step.START_ROUND: Words(
+            f"Round {number + 1} has not started",
+            "Starting it asks the model to write pairs of completions. The first are here to compare within moments.",
+        ),
+        Step.WAIT_FOR_PAIRS: Words(f"Round {number} is being written", "The first pair appears here by itself."),
+        Step.MEND_RUN: Words(
+            "A run has stopped",
+            "Nothing you said is lost. The Loop page says what happened.",
+            "See the Loop page",
+            LOOP_PAGE,
+        ),
+        Step.TRAIN: Words(
+            f"Round {number} is complete", "Every comparison it asked for is made. Next: training.", "Train", LOOP_PAGE
+        ),
+        Step.WAIT_FOR_TRAINING: Words(
+            f"Round {number} is training",
+            "There is nothing to compare until it is done.",
+            "See how far it is",
+            LOOP_PAGE,
+        ),
+        Step.DECIDE: Words(f"Round {number} is trained", "Next: decide which checkpoint goes on.", "Decide", LOOP_PAGE),
+    }
+    return simple.get(state.step) or _no_pair_left(state)
+
+
+def _no_pair_left(state: LoopState) -> Words:
+    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+        return Words("More pairs are being written", "The next one appears here by itself.")
+    if state.pairs.get("open"):
+        return Words(
+            "No pair for you just now",
+            "The rest are on other people's screens, or you skipped them. One that is given back appears by itself.",
+        )
+    missing = state.round.target - state.comparisons["done"] if state.round is not None else 0
+    return Words(
+        "All pairs are compared",
+        f"The round still wants {count(missing, 'comparison')}: ask for more pairs, or train on what there is.",
+        "See the Loop page",
+        LOOP_PAGE,
+    )
+
+
+def headline(state: LoopState) -> Words:
+    """Where the loop stands, for the researcher."""
+    number = state.round.number if state.round is not None else 0
+    name, done = state.checkpoint.name, state.comparisons.get("done", 0)
+    target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
+    texts = {
+        Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
+        Step.START_ROUND: (
+            f"Round {number + 1} can start",
+            f"{name} writes two completions for each ({count(sum(state.prompts.values()), 'prompt')} to draw on).",
+        ),
+        Step.WAIT_FOR_PAIRS: (
+            f"Round {number}: {name} is writing pairs",
+            "Comparing can begin with the first of them.",
+        ),
+        Step.COMPARE: (
+            f"Round {number}: {done} of {target} comparisons",
+            f"{count(pairs, 'pair')} written by {name}, {state.pairs.get('open', 0)} of them still to compare.",
+        ),
+        Step.TRAIN: (
+            f"Round {number} is ready to train",
+            f"{done} of {target} comparisons are made. {name} learns from them and becomes round-{number}.",
+        ),
+        Step.WAIT_FOR_TRAINING: (
+            f"Round {number} is training",
+            f"{name} learns from the comparisons. Comparing can go on.",
+        ),
+        Step.DECIDE: (f"Round {number} is trained", "Which checkpoint writes the next round?"),
+        Step.MEND_RUN: (f"Round {number}: a run has stopped", "Nothing compared so far is lost."),
+    }
+    return Words(*texts[state.step])
+
+
+def accuracy_line(evaluation: dict[str, Any]) -> str:
+    """Held-out accuracy before and after, in short; a dash where there was nothing to judge by."""
+    if not evaluation.get("pairs"):
+        return "–"
+    before, after = percent(evaluation.get("accuracy_before")), percent(evaluation.get("accuracy_after"))
+    return f"{before} → {after} (n={evaluation['pairs']})"
+
+
+def trust_words(evaluation: dict[str, Any]) -> str:
+    """How far the held-out accuracy can be believed, in plain words."""
+    pairs = int(evaluation.get("pairs") or 0)
+    if not pairs:
+        return "No comparison was on a held-out prompt, so there is nothing to judge the new checkpoint by."
+    low, high = evaluation.get("interval_after") or (0.0, 1.0)
+    span = f"With {count(pairs, 'held-out pair')} the true figure lies anywhere from {percent(low)} to {percent(high)}"
+    if low > 0.5:
+        return f"{span}: better than a coin toss. People agree with each other on 63–77% of such pairs; expect no more."
+    if high < 0.5:
+        return f"{span}: worse than a coin toss. Look at the comparisons and the settings before you promote it."
+    return f"{span}, a coin toss (50%) included. Take it as a hint; more rounds, or more held-out prompts, sharpen it."

@@ -1,0 +1,148 @@
+"""How the app looks: Streamlit's options, and the little CSS that they do not cover."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+INK, PAPER, ACCENT, SECOND = "#24231f", "#fdfcfa", "#1d6b58", "#b65f2b"
+# The accent carries white text, so at night it has to be darker than what is drawn on the background itself.
+NIGHT_INK, NIGHT, NIGHT_ACCENT, NIGHT_BRIGHT, NIGHT_SECOND = "#e9e7e1", "#161817", "#2a836e", "#5cc0a4", "#e39a66"
+
+_SHARED = {
+    "baseRadius": "8px",
+    "buttonRadius": "8px",
+    "baseFontSize": 16,
+    "metricValueFontSize": "1.6rem",
+    "headingFontSizes": ["1.75rem", "1.35rem", "1.1rem", "1rem", "1rem", "1rem"],
+    "headingFontWeights": [650, 600, 600, 600, 600, 600],
+}
+_LIGHT = {
+    "primaryColor": ACCENT,
+    "backgroundColor": PAPER,
+    "secondaryBackgroundColor": "#f3f1ec",
+    "textColor": INK,
+    "borderColor": "#e0ddd4",
+    "linkColor": ACCENT,
+    "chartCategoricalColors": [ACCENT, SECOND],
+}
+_DARK = {
+    "primaryColor": NIGHT_ACCENT,
+    "backgroundColor": NIGHT,
+    "secondaryBackgroundColor": "#212423",
+    "textColor": NIGHT_INK,
+    "borderColor": "#383c3a",
+    "linkColor": NIGHT_BRIGHT,
+    "chartCategoricalColors": [NIGHT_BRIGHT, NIGHT_SECOND],
+}
+
+# What the launcher gives Streamlit: a config.toml would not come along with an installed package.
+STREAMLIT_OPTIONS: dict[str, Any] = {
+    **{f"theme.{key}": value for key, value in _SHARED.items()},
+    **{f"theme.light.{key}": value for key, value in _LIGHT.items()},
+    **{f"theme.dark.{key}": value for key, value in _DARK.items()},
+    "browser.gatherUsageStats": False,
+    "client.showErrorDetails": "none",
+    "client.showErrorLinks": False,
+    "client.toolbarMode": "minimal",
+    "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # a full collection after every press more than doubles the time to the next pair
+    "server.fileWatcherType": "none",
+    "server.headless": True,
+    "server.maxUploadSize": 200,
+    "server.showEmailPrompt": False,
+}
+
+_CSS = """
+<style>
+:root { --pl-accent: #1d6b58; --pl-paper: #fdfcfa; }
+@media (prefers-color-scheme: dark) { :root { --pl-accent: #5cc0a4; --pl-paper: #161817; } }
+[data-testid="stLayoutWrapper"]:has(> .st-key-head) { position: sticky; top: 3.6rem; z-index: 20;
+  background: var(--pl-paper); padding-bottom: .35rem; }
+[data-testid="stMainBlockContainer"] { max-width: 1240px; padding-top: 4.25rem; padding-bottom: 2rem; }
+[data-testid="stBottomBlockContainer"] { max-width: 1240px; padding-top: .5rem; padding-bottom: .9rem; }
+.pl-text { line-height: 1.6; overflow-wrap: anywhere; }
+.pl-text > :first-child { margin-top: 0; } .pl-text > :last-child { margin-bottom: 0; }
+.pl-text p, .pl-text ul, .pl-text ol, .pl-text pre, .pl-text table, .pl-text blockquote { margin: 0 0 .75em; }
+.pl-text p, .pl-text li { max-width: 72ch; }
+.pl-text h4 { font-size: 1.05em; font-weight: 650; margin: 1em 0 .4em; padding: 0; }
+.pl-text ul, .pl-text ol { padding-left: 1.5em; } .pl-text li { margin: .15em 0; }
+.pl-text blockquote { border-left: 3px solid rgba(128,128,128,.4); padding-left: .9em; }
+.pl-text pre { background: rgba(128,128,128,.12); border-radius: 6px; padding: .75em .9em; overflow-x: auto; }
+.pl-text code { font-size: .875em; background: rgba(128,128,128,.14); border-radius: 4px; padding: .1em .3em; }
+.pl-text pre code { background: none; padding: 0; }
+.pl-text table { border-collapse: collapse; display: block; overflow-x: auto; }
+.pl-text th, .pl-text td { border: 1px solid rgba(128,128,128,.35); padding: .3em .6em; }
+.pl-quiet, .pl-role { opacity: .72; } .pl-quiet { font-size: .9rem; }
+.pl-role { display: block; font-size: .75rem; font-weight: 600; letter-spacing: .05em; text-transform: uppercase;
+  margin-bottom: .3rem; }
+.pl-turn + .pl-turn { margin-top: .9rem; }
+.pl-prompt { background: rgba(128,128,128,.09); border-radius: 8px; padding: .9rem 1.1rem; max-height: 38vh;
+  overflow-y: auto; }
+.st-key-panes [data-testid="stColumn"] > div, .st-key-panes [data-testid="stColumn"] > div > div { height: 100%; }
+[class*="st-key-verdicts-"] button { min-height: 2.75rem; }
+.pl-meter { height: 6px; border-radius: 3px; background: rgba(128,128,128,.22); overflow: hidden; margin-top: .35rem; }
+.pl-meter > div { height: 100%; background: var(--pl-accent); }
+.pl-count { display: flex; flex-wrap: wrap; column-gap: 1rem; font-size: .9rem; }
+.pl-count b { font-weight: 650; }
+.pl-steps { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; list-style: none; padding: 0 !important;
+  margin: 0 0 .25rem; }
+.pl-steps li { display: flex; align-items: center; gap: .45rem; font-size: .92rem; opacity: .6; margin: 0; }
+.pl-steps li::before { content: "○"; } .pl-steps li.done::before { content: "✓"; }
+.pl-steps li.now { opacity: 1; font-weight: 650; }
+.pl-steps li.now::before { content: "●"; color: var(--pl-accent); }
+.pl-empty { max-width: 46rem; margin: 9vh 0 0; } .pl-empty h2 { padding: 0 0 .35rem; }
+.pl-table { width: 100%; border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
+.pl-scroll { overflow-x: auto; }
+.pl-table th { text-align: left; font-weight: 600; font-size: .8rem; opacity: .72; }
+.pl-table th, .pl-table td { padding: .5rem .9rem .5rem 0; border-bottom: 1px solid rgba(128,128,128,.25);
+  vertical-align: top; }
+@media (max-width: 640px) {
+  [data-testid="stMainBlockContainer"], [data-testid="stBottomBlockContainer"] { padding-left: 1rem;
+    padding-right: 1rem; }
+  [class*="st-key-verdicts-"] [class*="st-key-left-"] { order: -2; }
+  [class*="st-key-verdicts-"] [class*="st-key-right-"] { order: -1; }
+  .pl-prompt { max-height: none; } .pl-empty { margin-top: 2vh; }
+}
+</style>
+"""
+
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect x="2" y="5" width="12" height="22" rx="3" '
+    f'fill="{ACCENT}"/><rect x="18" y="5" width="12" height="22" rx="3" fill="{SECOND}"/></svg>'
+)
+
+# A held-down arrow key repeats some thirty times a second; only the press itself counts as a verdict.
+_NO_REPEATS = """
+<script>
+if (!window.pairloopNoRepeats) {
+  window.pairloopNoRepeats = true;
+  window.addEventListener("keydown", (event) => {
+    const typing = event.target.closest && event.target.closest("input, textarea, [contenteditable=true]");
+    if (event.repeat && !typing) event.stopImmediatePropagation();
+  }, true);
+}
+</script><div hidden></div>
+"""
+
+
+# %d is the pair: a script runs anew when its text has changed.
+_TO_THE_TOP = """<script>/* pair %d */
+document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
+</script><div hidden></div>"""
+
+
+def start_at_the_top(pair_id: int) -> None:
+    """Show a new pair from its beginning, however far down the one before was read."""
+    st.html(_TO_THE_TOP % pair_id, unsafe_allow_javascript=True)
+
+
+def dress_page() -> None:
+    """Put the CSS, and the filter of repeated keys, on the page."""
+    st.html(_CSS)
+
+
+def ignore_repeated_keys() -> None:
+    """Let a held-down key count once. Scrolling and typing are left alone."""
+    st.html(_NO_REPEATS, unsafe_allow_javascript=True)
