@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ from dpo_core.carry_out import carry_out_here
 from dpo_core.config import read_assignments
 from dpo_core.errors import RunCancelled, RunError
 from dpo_core.loop import queue_evaluation, read_loop, retry, sample_more, start_round, start_training
-from dpo_core.workspace import Workspace, open_workspace, resolve_model
+from dpo_core.workspace import Workspace, open_workspace
 from store.checkpoints import get_checkpoint, serving_checkpoint
 from store.database import reading, writing
 from store.models import Checkpoint, Run, RunKind, RunStatus
@@ -236,18 +235,14 @@ def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool)
 
 
 def _carry_out(workspace: Workspace, number: int) -> Run:
-    prepare_to_work(workspace)
+    prepare_to_work()
     with RunBar() as bar:
         return carry_out_here(workspace, number, bar)
 
 
-def prepare_to_work(workspace: Workspace) -> None:
-    """Let runs in this process write their log, and keep transformers' own bars out of ours (downloads keep theirs)."""
-    from transformers.utils import logging as transformers_logging
-
+def prepare_to_work() -> None:
+    """Let runs in this process write their log."""
     logging.getLogger("pairloop").setLevel(logging.INFO)
-    if Path(resolve_model(workspace.settings.model.base, workspace.folder)).is_dir():
-        transformers_logging.disable_progress_bar()
 
 
 def _follow(workspace: Workspace, number: int) -> Run:

@@ -65,7 +65,7 @@ def simulate(
 
     persona = simulation.Persona(load_taste(taste), noise=noise, left_bias=left_bias)
     with _place(keep, workspace, in_place) as opened, RunBar() as bar:
-        prepare_to_work(opened)
+        prepare_to_work()
         reports = simulation.simulate(
             opened, rounds=rounds, comparisons=comparisons, persona=persona, seed=seed, listener=bar
         )
