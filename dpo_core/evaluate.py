@@ -23,6 +23,7 @@ from trl.trainer.utils import add_fused_lm_head
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
 from dpo_core.policies import load_policy, load_tokenizer
+from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
 from dpo_core.workspace import Workspace
@@ -50,6 +51,7 @@ def pair_logps(
     *,
     batch_size: int,
     bf16: bool = False,
+    prefix_sharing: bool = True,
     on_step: OnStep | None = None,
 ) -> list[PairLogps]:
     """Log-probs of every pair under `model`, in the order of `pairs`. `on_step` hears how many are done.
@@ -58,6 +60,8 @@ def pair_logps(
     wraps the model's forward as TRL does.
     """
     add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    if prefix_sharing:
+        share_or_warn(model)
     model.eval()
     collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     order = sorted(range(len(pairs)), key=lambda index: _tokens(pairs[index]))
@@ -190,6 +194,7 @@ def checkpoint_logps(
         pairs,
         batch_size=training.batch_size,
         bf16=training.bf16,
+        prefix_sharing=training.prefix_sharing,
         on_step=lambda done: progress.report(f"evaluate {checkpoint.name}", done, len(pairs)),
     )
 

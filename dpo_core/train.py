@@ -148,6 +148,7 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         training_rows(plan.train, reference),
         on_log=lambda step, total, metrics: progress.report("train", step, total, metrics),
         peft_config=_adapter(plan),
+        prefix_sharing=plan.training.prefix_sharing,
     )
     resumed = last_complete_checkpoint(folder)
     if resumed is not None:

@@ -1,8 +1,8 @@
 """PairTrainer: trl.DPOTrainer on pairs that are tokenized already and whose reference log-probs are known.
 
-TRL's collator, losses, metrics and PEFT handling are untouched. What is ours: no second tokenization, no reference
-pass of its own, checkpoints that are marked complete only when every byte is on disk, and metrics handed to the run.
-A faster forward belongs here: wrapped around the one that TRL calls, once its constructor has added the fused head.
+TRL's collator, losses, metrics and PEFT handling are untouched. What is ours: a forward that computes what
+chosen and rejected share once (prefix_sharing.py), no second tokenization, no reference pass of its own, checkpoints
+that are marked complete only when every byte is on disk, and metrics handed to the run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
 from dpo_core.evaluate import PairLogps
+from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
 
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
@@ -39,6 +40,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         *,
         on_log: OnLog,
         peft_config: Any = None,
+        prefix_sharing: bool = True,
     ) -> None:
         self._on_log = on_log
         super().__init__(
@@ -48,6 +50,8 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         if "ref" in getattr(self.model, "peft_config", {}):
             # TRL copies a given adapter to serve as the reference; ours is in the rows already.
             self.model.delete_adapter("ref")
+        if prefix_sharing:
+            share_or_warn(self.model)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
