@@ -181,7 +181,8 @@ def share_or_warn(model: Any) -> None:
 def share_prefixes(model: PreTrainedModel) -> str:
     """Make the model compute each unique token of a pair once; returns why it does not, "" if it does.
 
-    `model` has TRL's fused head (`add_fused_lm_head`) and is not wrapped in an adapter; its layers may hold one. A model that shares prefixes already is left as it is.
+    `model` has TRL's fused head (`add_fused_lm_head`) and is not wrapped in an adapter; its layers may hold one. A
+    model that shares prefixes already is left as it is.
     """
     if getattr(model.forward, "shares_prefixes", False):
         return ""
@@ -190,11 +191,15 @@ def share_prefixes(model: PreTrainedModel) -> str:
         return reason
     before, wrapped = model.config._attn_implementation, model.forward
     model.set_attn_implementation(ATTENTION)
-    hook = model.base_model.register_forward_hook(_keep_predictors)
+    backbone = model.base_model
+    # It is there already where TRL's head was put on a second time, over a forward that shares.
+    hooked = _keep_predictors in backbone._forward_hooks.values()
+    hook = None if hooked else backbone.register_forward_hook(_keep_predictors)
     model.forward = MethodType(_packed(wrapped, _longest(model)), model)
     if agrees(model, wrapped):
         return ""
-    hook.remove()
+    if hook is not None:
+        hook.remove()
     model.forward = wrapped
     model.set_attn_implementation(before)
     return f"{type(model).__name__} came to other log-probs when prefixes were shared"

@@ -258,6 +258,9 @@ def test_sharing_twice_changes_nothing_and_nothing_of_it_is_saved(tmp_path: Path
     forward = model.forward
     assert share_prefixes(model) == ""
     assert model.forward == forward
+    add_fused_lm_head(model)  # as a second use of the same model does
+    assert share_prefixes(model) == ""
+    assert len(model.base_model._forward_hooks) == 1
     model.save_pretrained(tmp_path)
     assert "pairloop" not in (tmp_path / "config.json").read_text(encoding="utf-8")
 
