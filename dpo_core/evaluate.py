@@ -1,4 +1,4 @@
-"""What checkpoints think of compared pairs: log-probs and implicit rewards per pair, and accuracy on held-out prompts.
+"""What checkpoints think of compared pairs: implicit rewards per pair, and accuracy on held-out prompts.
 
 Everything is computed per pair and averaged over pairs, so that no figure depends on the batch size (TRL's `eval_*`
 metrics average per-batch means). The implicit reward of a completion is `beta * (log p_policy - log p_reference)`
@@ -8,90 +8,26 @@ and its parent are judged by the same yardstick: the base itself rewards nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from scipy.stats import binomtest
 from sqlalchemy import delete
 from sqlmodel import Session, col
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import add_fused_lm_head
 
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
-from dpo_core.policies import load_policy, load_tokenizer
-from dpo_core.prefix_sharing import share_or_warn
+from dpo_core.logps import PairLogps, checkpoint_logps
+from dpo_core.policies import load_tokenizer
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
 from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
-from store.models import Checkpoint, PairReward, Run
+from store.models import PairReward, Run
 from store.runs import check_run_held, finish_run
 from store.snapshots import get_snapshot, snapshot_pairs
-
-OnStep = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Summed log-probs of a pair's completions, in nats."""
-
-    chosen: float
-    rejected: float
-
-
-def pair_logps(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[TokenizedPair],
-    *,
-    batch_size: int,
-    bf16: bool = False,
-    prefix_sharing: bool = True,
-    on_step: OnStep | None = None,
-) -> list[PairLogps]:
-    """Log-probs of every pair under `model`, in the order of `pairs`. `on_step` hears how many are done.
-
-    Goes through the very call that TRL's trainer makes, so that rewards are differences of like with like; for that it
-    wraps the model's forward as TRL does.
-    """
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
-    if prefix_sharing:
-        share_or_warn(model)
-    model.eval()
-    collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
-    order = sorted(range(len(pairs)), key=lambda index: _tokens(pairs[index]))
-    results: dict[int, PairLogps] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        chosen, rejected = _batch_logps(model, collator([pairs[index].row for index in batch]), bf16)
-        results |= {i: PairLogps(c, r) for i, c, r in zip(batch, chosen, rejected, strict=True)}
-        if on_step is not None:
-            on_step(len(results))
-    return [results[index] for index in range(len(pairs))]
-
-
-def _tokens(pair: TokenizedPair) -> int:
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-
-
-def _batch_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> tuple[list[float], list[float]]:
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)  # (2B, L): chosen rows, then rejected
-    with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-        output = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=labels,
-            use_cache=False,
-            fused_lm_head=True,
-        )
-    chosen, rejected = output.log_probs.float().sum(dim=1).chunk(2)  # (B,) each
-    return chosen.tolist(), rejected.tolist()
 
 
 @dataclass(frozen=True)
@@ -174,28 +110,6 @@ def _reward_row(run_id: int, checkpoint_id: int, item: Judged, split: str, beta:
         margin=item.margin(beta),
         length_chosen=len(item.pair.chosen_ids),
         length_rejected=len(item.pair.rejected_ids),
-    )
-
-
-def checkpoint_logps(
-    workspace: Workspace,
-    checkpoint: Checkpoint,
-    pairs: Sequence[TokenizedPair],
-    training: TrainingSettings,
-    progress: RunProgress,
-) -> list[PairLogps]:
-    """Load a checkpoint and say what it thinks of the pairs, in the precision it is trained in."""
-    if not pairs:
-        return []
-    model, tokenizer = load_policy(workspace, checkpoint)
-    return pair_logps(
-        model,
-        tokenizer,
-        pairs,
-        batch_size=training.batch_size,
-        bf16=training.bf16,
-        prefix_sharing=training.prefix_sharing,
-        on_step=lambda done: progress.report(f"evaluate {checkpoint.name}", done, len(pairs)),
     )
 
 

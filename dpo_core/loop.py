@@ -14,6 +14,7 @@ ask it, so none of them has rules of its own. Importable without torch; what nee
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -27,12 +28,14 @@ from store.checkpoints import get_checkpoint, serving_checkpoint
 from store.comparisons import count_round
 from store.database import writing
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
-from store.pairs import count_pairs
+from store.pairs import count_naming_makers, count_pairs
 from store.preferences import SnapshotFilter
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
-from store.runs import get_run, last_run, queue_run, retry_run
+from store.runs import cancel_run, get_run, last_run, queue_run, retry_run
 from store.snapshots import cut_snapshot
+
+log = logging.getLogger("pairloop")
 
 
 class Step(StrEnum):
@@ -52,7 +55,10 @@ class Step(StrEnum):
 class LoopState:
     """Where the loop stands. `run` is the run waited for, or the one that failed or was cancelled.
 
-    `imported` counts the pairs that came in with their verdicts, while no round is open: they can be trained on.
+    `imported` counts the pairs that came in with their verdicts, where they are what is trained on: while no round is
+    open, and in a round on imports, which asks nobody anything. `late` counts the open round's comparisons that were
+    made after its snapshot was cut; `late_ones_count` says what becomes of them. `naming_makers` counts its pairs that
+    have a completion which says who wrote it.
     """
 
     step: Step
@@ -63,17 +69,20 @@ class LoopState:
     prompts: dict[str, int]
     run: Run | None
     imported: int = 0
+    late: int = 0
+    naming_makers: int = 0
 
 
 @dataclass(frozen=True)
 class RoundStory:
-    """What happened in one round, for the Loop page and `pairloop rounds`."""
+    """What happened in one round, for the Loop page and `pairloop rounds`. `on_imports`: it asked nobody anything."""
 
     round: Round
     checkpoint: Checkpoint
     comparisons: dict[str, int]
     snapshot: Snapshot | None
     result: Checkpoint | None
+    on_imports: bool
 
 
 def read_loop(*, session: Session) -> LoopState:
@@ -82,14 +91,36 @@ def read_loop(*, session: Session) -> LoopState:
     prompts = count_prompts(session=session)
     if current is None or current.status == RoundStatus.DONE:
         step = Step.START_ROUND if sum(prompts.values()) else Step.IMPORT_PROMPTS
-        imported = count_pairs(session=session, round_id=None)["pairs"]
-        return LoopState(step, current, serving_checkpoint(session=session), {}, {}, prompts, None, imported)
+        serving = serving_checkpoint(session=session)
+        return LoopState(step, current, serving, {}, {}, prompts, None, imported=_count_imported(session))
     assert current.id is not None
     comparisons = count_round(session=session, round_id=current.id)
     pairs = count_pairs(session=session, round_id=current.id)
     step, run = _step(session, current, comparisons, pairs)
     checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
-    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run)
+    imported = _count_imported(session) if _on_imports(session, current) else 0
+    late = _count_late(session, current, comparisons["done"])
+    naming = count_naming_makers(session=session, round_id=current.id)
+    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming)
+
+
+def _count_imported(session: Session) -> int:
+    return count_pairs(session=session, round_id=None)["pairs"]
+
+
+def _on_imports(session: Session, current: Round) -> bool:
+    """Whether the round was opened for imported comparisons: no pair was ever asked to be written for it."""
+    assert current.id is not None
+    return last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE) is None
+
+
+def _count_late(session: Session, current: Round, done: int) -> int:
+    """How many comparisons more the round has than when its snapshot was cut."""
+    if current.status not in (RoundStatus.TRAINING, RoundStatus.DECIDING):
+        return 0
+    assert current.id is not None
+    training = last_run(session=session, round_id=current.id, kind=RunKind.TRAIN)
+    return max(0, done - training.settings.get("compared", done)) if training is not None else 0
 
 
 def _step(
@@ -100,7 +131,7 @@ def _step(
         return Step.DECIDE, None
     if current.status == RoundStatus.TRAINING:
         return _waiting(last_run(session=session, round_id=current.id, kind=RunKind.TRAIN), Step.WAIT_FOR_TRAINING)
-    if comparisons["done"] >= current.target:
+    if comparisons["done"] >= current.target or _on_imports(session, current):
         return Step.TRAIN, None
     sampling = last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE)
     if pairs["open"] or current.status == RoundStatus.COMPARING:
@@ -126,18 +157,23 @@ def _story(session: Session, entry: Round) -> RoundStory:
         comparisons=count_round(session=session, round_id=entry.id),
         snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
         result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
+        on_imports=_on_imports(session, entry),
     )
 
 
 def start_round(workspace: Workspace, *, by: str, comparisons: int | None = None) -> Round:
     """Open the next round and queue its sample run. Raises StateError while one is open, RunError without prompts."""
     with writing(workspace.engine) as session:
-        checkpoint = serving_checkpoint(session=session)
-        assert checkpoint.id is not None
-        target = comparisons or workspace.settings.round.comparisons
-        opened = add_round(session=session, checkpoint_id=checkpoint.id, target=target)
-        _queue_sampling(session, workspace, opened, checkpoint, _pairs_wanted(workspace, target), by)
-        return opened
+        return _start_round(session, workspace, by, comparisons)
+
+
+def _start_round(session: Session, workspace: Workspace, by: str, comparisons: int | None) -> Round:
+    checkpoint = serving_checkpoint(session=session)
+    assert checkpoint.id is not None
+    target = comparisons or workspace.settings.round.comparisons
+    opened = add_round(session=session, checkpoint_id=checkpoint.id, target=target)
+    _queue_sampling(session, workspace, opened, checkpoint, _pairs_wanted(workspace, target), by)
+    return opened
 
 
 def _pairs_wanted(workspace: Workspace, comparisons: int) -> int:
@@ -171,9 +207,14 @@ def _queue_sampling(
 
 
 def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
-    """Queue more pairs for the open round. Raises RunError without one, StateError while it is being sampled."""
+    """Queue more pairs for the open round.
+
+    Raises RunError without one and for one on imports, StateError while it is being sampled.
+    """
     with writing(workspace.engine) as session:
         current = _open_round(session)
+        if _on_imports(session, current):
+            raise RunError(f"Round {current.number} is for imported comparisons and asks for none. Train on them.")
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         return _queue_sampling(session, workspace, current, checkpoint, pairs, by)
 
@@ -196,9 +237,8 @@ def start_training(workspace: Workspace, *, by: str, early: bool = False, change
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
-        snapshot = cut_snapshot(
-            session=session, folder=workspace.folder, filter=training_filter(workspace, current.number)
-        )
+        wanted = training_filter(workspace, current.number, on_imports=_on_imports(session, current))
+        snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
         current.snapshot_id = snapshot.id
         session.add(current)
@@ -209,19 +249,48 @@ def start_training(workspace: Workspace, *, by: str, early: bool = False, change
             "snapshot": snapshot.hash,
             "model": workspace.settings.model.model_dump(),
             "training": training,
+            "compared": count_round(session=session, round_id=current.id)["done"],
         }
         return queue_run(session=session, kind=RunKind.TRAIN, settings=details, requested_by=by, round_id=current.id)
 
 
-def training_filter(workspace: Workspace, number: int) -> SnapshotFilter:
-    """Which comparisons a round trains on, as pairloop.toml says."""
-    training = workspace.settings.training
-    only_round = training.comparisons == "round"
+def training_filter(workspace: Workspace, number: int, *, on_imports: bool = False) -> SnapshotFilter:
+    """Which comparisons a round trains on, as pairloop.toml says. For a round on imports, its own are the imported."""
+    if workspace.settings.training.comparisons == "all":
+        return snapshot_filter(workspace)
+    return snapshot_filter(workspace, round_numbers=(number,), include_imported=on_imports)
+
+
+def snapshot_filter(
+    workspace: Workspace,
+    *,
+    round_numbers: tuple[int, ...] | None = None,
+    include_imported: bool = True,
+    min_agreement: float | None = None,
+    max_chars: int | None = None,
+    exclude_annotators: tuple[str, ...] = (),
+) -> SnapshotFilter:
+    """Which comparisons a snapshot is cut from: all there are, with the agreement of pairloop.toml, if not told.
+
+    Raises SnapshotError for a value that cannot be meant.
+    """
     return SnapshotFilter(
-        round_numbers=(number,) if only_round else None,
-        include_imported=not only_round,
-        min_agreement=training.min_agreement,
+        round_numbers=round_numbers,
+        include_imported=include_imported,
+        min_agreement=workspace.settings.training.min_agreement if min_agreement is None else min_agreement,
+        max_chars=max_chars,
+        exclude_annotators=exclude_annotators,
     )
+
+
+def late_ones_count(workspace: Workspace) -> bool:
+    """Whether comparisons made after their round's snapshot was cut are trained on: by the next round, if at all.
+
+    They are not where each round trains on its own comparisons alone. The next round has another checkpoint's texts,
+    which is what that setting asks for, so what is late belongs to no training; it stays in the database, and
+    snapshots and exports have it.
+    """
+    return workspace.settings.training.comparisons == "all"
 
 
 def _imports_round(session: Session) -> Round:
@@ -240,20 +309,41 @@ def _ready_round(session: Session, *, early: bool) -> Round | None:
         return None
     if state.round.status not in (RoundStatus.SAMPLING, RoundStatus.COMPARING):
         raise RunError(f"There is nothing to train now: round {state.round.number} is {state.round.status}.")
-    nothing_asked = state.pairs["pairs"] == 0 and state.round.status == RoundStatus.COMPARING  # a round on imports
-    if state.step != Step.TRAIN and not early and not nothing_asked:
+    if state.step != Step.TRAIN and not early:
         done, target = state.comparisons["done"], state.round.target
         raise RunError(f"Round {state.round.number} has {done} of {target} comparisons. Compare on, or train early.")
     return state.round
 
 
 def return_to_comparing(workspace: Workspace, *, by: str) -> Round:
-    """Give up a failed or cancelled training and open the round again. Raises RunError otherwise."""
+    """Give up a failed or cancelled training and open the round again. Raises RunError otherwise.
+
+    A round on imports has nothing to compare: it waits to be trained anew.
+    """
     with writing(workspace.engine) as session:
         state = read_loop(session=session)
         if state.step != Step.MEND_RUN or state.round is None or state.round.id is None:
             raise RunError("No run of the open round has failed.")
         return set_round_status(session=session, round_id=state.round.id, status=RoundStatus.COMPARING)
+
+
+def cancel(workspace: Workspace, *, run_id: int, by: str) -> Run:
+    """Ask a run to stop: at its next step, or at once if nobody carries it out. Raises StateError if it is over."""
+    with writing(workspace.engine) as session:
+        run = cancel_run(session=session, run_id=run_id)
+    note_in_log(workspace, run_id, f"{by} asked it to stop.")
+    return run
+
+
+def note_in_log(workspace: Workspace, run_id: int, text: str) -> None:
+    """Add a line to a run's log, which its process writes to as well."""
+    path = workspace.run_folder(run_id) / "log.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+    except OSError as error:  # a full disk: the database has the record
+        log.warning("The run's log cannot be written: %s", error)
 
 
 def retry(workspace: Workspace, *, run_id: int) -> Run:
@@ -280,9 +370,13 @@ def _check_wanted(session: Session, run: Run) -> None:
 def decide(workspace: Workspace, *, decision: Decision, by: str) -> Round:
     """Close the open round: its checkpoint writes the next one (promote), or its parent does (keep)."""
     with writing(workspace.engine) as session:
-        current = _open_round(session)
-        assert current.id is not None
-        return decide_round(session=session, round_id=current.id, decision=decision, by=by)
+        return _decide(session, decision, by)
+
+
+def _decide(session: Session, decision: Decision, by: str) -> Round:
+    current = _open_round(session)
+    assert current.id is not None
+    return decide_round(session=session, round_id=current.id, decision=decision, by=by)
 
 
 def suggested_decision(new: Checkpoint) -> Decision:
@@ -298,15 +392,22 @@ def suggested_decision(new: Checkpoint) -> Decision:
 
 
 def go_on(workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None) -> Round:
-    """Decide about the new checkpoint and start the next round: the Loop page's one button."""
-    decide(workspace, decision=decision, by=by)
-    return start_round(workspace, by=by, comparisons=comparisons)
+    """Decide about the new checkpoint and start the next round, both or neither: the Loop page's one button.
 
-
-def queue_evaluation(workspace: Workspace, *, checkpoint: str, snapshot: Snapshot, by: str) -> Run:
-    """Queue a run that judges a checkpoint on a snapshot's held-out pairs, beside its parent. Raises StoreError."""
+    Raises what `decide` and `start_round` raise.
+    """
     with writing(workspace.engine) as session:
-        judged = get_checkpoint(session=session, name=checkpoint)
+        _decide(session, decision, by)
+        return _start_round(session, workspace, by, comparisons)
+
+
+def queue_evaluation(workspace: Workspace, *, checkpoint: str | None, snapshot: Snapshot, by: str) -> Run:
+    """Queue a run that judges a checkpoint on a snapshot's held-out pairs, beside its parent. Raises StoreError.
+
+    `checkpoint` None: what the latest round was trained to, else the one that serves.
+    """
+    with writing(workspace.engine) as session:
+        judged = get_checkpoint(session=session, name=checkpoint) if checkpoint else _newest(session)
         parent = session.get(Checkpoint, judged.parent_id) if judged.parent_id else judged
         assert parent is not None
         details = {
@@ -316,3 +417,10 @@ def queue_evaluation(workspace: Workspace, *, checkpoint: str, snapshot: Snapsho
             "training": workspace.settings.training.model_dump(),
         }
         return queue_run(session=session, kind=RunKind.EVALUATE, settings=details, requested_by=by)
+
+
+def _newest(session: Session) -> Checkpoint:
+    current = latest_round(session=session)
+    if current is not None and current.result_checkpoint_id is not None:
+        return session.get_one(Checkpoint, current.result_checkpoint_id)
+    return serving_checkpoint(session=session)

@@ -15,6 +15,7 @@ from dpo_core.errors import ModelError
 from dpo_core.workspace import Workspace
 from store.checkpoints import full_weights_below
 from store.database import reading
+from store.hashing import content_hash, file_hash
 from store.models import Checkpoint
 from store.prompts import Message
 
@@ -174,6 +175,31 @@ def _load_adapter(base: Any, path: str, *, trainable: bool) -> Any:
 
     model = _loaded("adapter", path, partial(PeftModel.from_pretrained, base, path, is_trainable=trainable))
     return model.eval()
+
+
+def weights_hash(workspace: Workspace, checkpoint: Checkpoint) -> str:
+    """A hash of the bytes of a checkpoint's weights; for an adapter, of those below it too. Raises ModelError."""
+    path = Path(_local_folder(workspace.checkpoint_path(checkpoint)))
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{path} has no weights (*.safetensors). Copy or download the model again.")
+    parts = [[file.name, file_hash(file)] for file in files]
+    if checkpoint.kind == "lora":
+        with reading(workspace.engine) as session:
+            below = full_weights_below(session=session, checkpoint=checkpoint)
+        scale = file_hash(path / "adapter_config.json")
+        return content_hash([weights_hash(workspace, below), parts, scale])
+    return content_hash(parts)
+
+
+def _local_folder(path: str) -> str:
+    """Where a hub id's files lie in this machine's cache, downloaded first if need be; a folder is itself."""
+    if Path(path).is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    return str(_loaded("model", path, partial(snapshot_download, path, allow_patterns=patterns)))
 
 
 def _loaded(what: str, path: str, load: Callable[[], Any]) -> Any:

@@ -10,13 +10,14 @@ pairs it would have made. Time to the first pair counts: nothing here imports tr
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 from transformers import PreTrainedModel
 
 from dpo_core.config import SamplingSettings
@@ -28,9 +29,9 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
 from store.hashing import content_hash, text_hash
-from store.models import Completion, Prompt, Round, RoundStatus, Run
+from store.models import Completion, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair
-from store.prompts import Message
+from store.prompts import Message, prompts_by_id
 from store.rounds import set_round_status
 from store.runs import check_run_held, finish_run
 
@@ -138,7 +139,28 @@ class _Writer:
             return
         law = self.settings.model_dump(include={"temperature", "top_p", "max_new_tokens"})
         reason = "eos" if ended else "length"
-        found.append(NewCompletion(text, seed=row.seed, settings=law, tokens=len(tokens), finish_reason=reason))
+        named = names_maker(text)
+        found.append(
+            NewCompletion(
+                text, seed=row.seed, settings=law, tokens=len(tokens), finish_reason=reason, names_maker=named
+            )
+        )
+
+
+_MAKERS = (
+    "ChatGPT|GPT|OpenAI|Claude|Anthropic|Gemini|Gemma|DeepMind|Bard|Llama|Mistral|Mixtral|Qwen|Tongyi|Alibaba|DeepSeek|"
+    "Phi|SmolLM|Hugging ?Face|Grok|xAI|Cohere|Command R|Falcon|OLMo|Nemotron|Kimi|GLM"
+)
+_SAYS_WHO = re.compile(
+    r"\b(?:(?i:I am|I'm|my name is|call me|(?:made|built|created|trained|developed) by)\s+(?:\w+\s+){0,3}?|[Aa]s\s+)"
+    rf"(?:{_MAKERS})\b"
+)
+_OUR_NAMES = re.compile(r"\bround-\d+\b")
+
+
+def names_maker(text: str) -> bool:
+    """Whether a completion says which model wrote it ("I am Qwen", "trained by OpenAI"), so far as words tell."""
+    return bool(_SAYS_WHO.search(text) or _OUR_NAMES.search(text))
 
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
@@ -192,7 +214,7 @@ def _open_questions(workspace: Workspace, run: Run) -> list[_Question]:
     with reading(workspace.engine) as session:
         done = set(session.exec(select(Completion.prompt_id).where(Completion.run_id == run.id)))
         ids = run.settings["prompt_ids"]
-        prompts = {prompt.id: prompt for prompt in session.exec(select(Prompt).where(col(Prompt.id).in_(ids)))}
+        prompts = prompts_by_id(session=session, ids=ids)
     first = run.settings["first_position"]
     return [
         _Question(prompt_id, first + place, prompts[prompt_id].messages)

@@ -1,7 +1,7 @@
 """One train run, top to bottom: snapshot -> tokens -> reference log-probs -> DPO -> checkpoint on disk -> evaluation.
 
 Everything is a function of the run's settings, so a run that was killed does the same again, skipping what it finds
-done: reference log-probs in `reference.json`, the trainer's own checkpoints below `trainer/`. The policy is always
+done: log-probs in the workspace's `logps/`, the trainer's own checkpoints in the run's `trainer/`. The policy is always
 built from the PARENT and then moved to where the trainer had come: a half-way point must not become its own reference.
 """
 
@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from sqlmodel import Session
 
 from dpo_core.config import ModelSettings, TrainingSettings
 from dpo_core.errors import RunError
-from dpo_core.evaluate import Judged, PairLogps, checkpoint_logps, judge, save_rewards, summarize
+from dpo_core.evaluate import Judged, judge, save_rewards, summarize
+from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import context_length, load_config, load_policy, load_tokenizer
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
 from dpo_core.trainer import PairTrainer, last_complete_checkpoint, sync_folder, trainer_arguments, training_rows
-from dpo_core.workspace import Workspace, write_atomically
+from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint
 from store.database import reading, writing
 from store.models import Checkpoint, Round, RoundStatus, Run, Snapshot
@@ -117,18 +118,10 @@ def _warn_of_lost_tails(pairs: Sequence[TokenizedPair]) -> None:
 
 
 def _reference(workspace: Workspace, plan: Plan, progress: RunProgress) -> dict[str, list[PairLogps]]:
-    """Log-probs under the parent (both splits) and the base (held-out pairs), computed once for the run."""
-    kept = progress.folder / "reference.json"
-    if kept.exists():
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-        return {name: [PairLogps(**row) for row in rows] for name, rows in stored.items()}
+    """Log-probs under the parent (both splits) and the base (held-out pairs), computed unless known."""
     both = checkpoint_logps(workspace, plan.parent, [*plan.train, *plan.test], plan.training, progress)
-    train, test = both[: len(plan.train)], both[len(plan.train) :]
-    same = plan.base.id == plan.parent.id
-    base = test if same else checkpoint_logps(workspace, plan.base, plan.test, plan.training, progress)
-    found = {"train": train, "test": test, "base": base}
-    write_atomically(kept, json.dumps({name: [asdict(row) for row in rows] for name, rows in found.items()}))
-    return found
+    base = checkpoint_logps(workspace, plan.base, plan.test, plan.training, progress)
+    return {"train": both[: len(plan.train)], "test": both[len(plan.train) :], "base": base}
 
 
 def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], progress: RunProgress) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer
 
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
-from dpo_core.evaluate import PairLogps
+from dpo_core.logps import PairLogps
 from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
 

@@ -17,17 +17,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
 from dpo_core.carry_out import LOG_FORMAT, lease_of, thread_count
 from dpo_core.errors import CoreError
+from dpo_core.loop import note_in_log
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
 from store.models import Run, RunStatus
-from store.runs import LostRunError, claim_run, fail_run, release_run, run_waits
-from store.workers import beat, own_name, sign_off
+from store.runs import LostRunError, claim_run, fail_run, get_run, release_run, run_waits
+from store.workers import beat, forget_dead_workers, own_name, sign_off
 
 log = logging.getLogger("pairloop")
 IDLE_SECONDS = 0.5  # between two looks for a run
@@ -38,27 +40,31 @@ STOP_SECONDS = 5.0  # that a child gets to end before it is killed
 START = timedelta(seconds=30)  # added to the first lease: a child needs a while before it renews it
 
 
-def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> None:
+def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> list[int]:
     """Carry out runs, one at a time, until `stop` is set; with `once`, until none is left in the queue.
 
     A run that `stop` interrupts goes back to the queue. Trouble with the database is logged and waited out.
+    Returns the numbers of the runs it had in hand, whatever became of them.
     """
     presence = _Presence(workspace)
+    had: list[int] = []
     try:
         while not stop.is_set():
-            found = _next(workspace, presence, stop)
+            found = _next(workspace, presence, stop, had)
             if once and not found:
-                return
+                break
     finally:
         presence.sign_off()
+    return had
 
 
-def _next(workspace: Workspace, presence: _Presence, stop: threading.Event) -> bool:
-    """Carry out the next run, if there is one. Returns whether to look again at once."""
+def _next(workspace: Workspace, presence: _Presence, stop: threading.Event, had: list[int]) -> bool:
+    """Carry out the next run, if there is one, and add it to `had`. Returns whether to look again at once."""
     presence.say("")
     try:
         run = _claim(workspace, presence.name)
-        if run is not None:
+        if run is not None and run.id is not None:
+            had.append(run.id)
             _carry_out_in_child(workspace, run, presence, stop)
             return True
     except DatabaseError as error:
@@ -85,22 +91,22 @@ class _Presence:
         self.name = own_name()
         self._workspace = workspace
         self._said = ("?", 0.0)
+        self._write(forget_dead_workers)  # those that were killed could not sign off
 
     def say(self, doing: str) -> None:
         said, moment = self._said
         if doing == said and time.monotonic() - moment < BEAT_SECONDS:
             return
         self._said = (doing, time.monotonic())
-        try:
-            with writing(self._workspace.engine) as session:
-                beat(session=session, name=self.name, doing=doing)
-        except StoreError as error:
-            log.warning("%s", error)
+        self._write(beat, name=self.name, doing=doing)
 
     def sign_off(self) -> None:
+        self._write(sign_off, name=self.name)
+
+    def _write(self, function: Callable[..., None], **given: str) -> None:
         try:
             with writing(self._workspace.engine) as session:
-                sign_off(session=session, name=self.name)
+                function(session=session, **given)
         except StoreError as error:
             log.warning("%s", error)
 
@@ -197,12 +203,9 @@ def _settle(workspace: Workspace, run: Run, *, crashed: bool = False, note: str 
 
 def _note(workspace: Workspace, run: Run, text: str) -> None:
     """Say it in the worker's log and in the run's."""
+    assert run.id is not None
     log.warning("%s", text)
-    try:
-        with _log_path(workspace, run).open("a", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    except OSError as error:  # a full disk: the database has the record
-        log.warning("The run's log cannot be written: %s", error)
+    note_in_log(workspace, run.id, text)
 
 
 def _log_path(workspace: Workspace, run: Run) -> Path:
@@ -215,15 +218,31 @@ def _tail(path: Path, lines: int = 5) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:]) or "(it is empty)"
 
 
-def serve(workspace: Workspace, *, once: bool = False) -> None:
-    """Work in this process until SIGTERM or SIGINT. Raises DatabaseError if the database cannot be opened at all."""
+def serve(workspace: Workspace, *, once: bool = False) -> int:
+    """Work in this process until SIGTERM or SIGINT; with `once`, until the queue is empty.
+
+    Returns the exit status: 2 where a run failed under `once`, for the script that waits for it, as `pairloop train`
+    does; else 0. (A worker that stays has done its job when a run fails: it said so in the run.) Raises DatabaseError
+    if the database cannot be opened, or not be asked what failed.
+    """
     _ = workspace.engine  # opened now: later trouble with it is waited out
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log.info("Worker %s is ready for %s", own_name(), workspace.folder)
-    work(workspace, stop=stop, once=once)
+    had = work(workspace, stop=stop, once=once)
+    failed = _failed(workspace, had) if once else []
+    for run in failed:
+        log.error("Run %s (%s) failed: %s", run.id, run.kind, " ".join((run.error or "").split()))
     log.info("Worker %s has stopped", own_name())
+    return 2 if failed else 0
+
+
+def _failed(workspace: Workspace, numbers: Iterable[int]) -> list[Run]:
+    """Those of these runs that have failed, each once: a run that crashed was in hand several times."""
+    with reading(workspace.engine) as session:
+        runs = [get_run(session=session, run_id=number) for number in dict.fromkeys(numbers)]
+    return [run for run in runs if run.status == RunStatus.FAILED]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -235,11 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        serve(open_workspace(given.workspace), once=given.once)
+        return serve(open_workspace(given.workspace), once=given.once)
     except (CoreError, StoreError) as error:
         log.error("%s", error)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

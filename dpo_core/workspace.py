@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
 from dpo_core.errors import ModelError, WorkspaceError
 from dpo_core.packaged import DEMO_MODEL, packaged
-from store.checkpoints import BASE, add_checkpoint
-from store.database import open_database, writing
+from store.checkpoints import BASE, add_checkpoint, has_been_used
+from store.database import open_database, reading, writing
+from store.hashing import content_hash, sampled_hash
 from store.models import Checkpoint
 
 FOLDERS = ("checkpoints", "snapshots", "runs")
@@ -29,8 +31,10 @@ class Workspace:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """The database, opened and migrated on first use. Raises DatabaseError."""
-        return open_database(self.settings.store.url or f"sqlite:///{self.folder / 'pairloop.db'}")
+        """The database, opened and migrated on first use. Raises DatabaseError, and WorkspaceError as `follow_base`."""
+        engine = open_database(self.settings.store.url or f"sqlite:///{self.folder / 'pairloop.db'}")
+        follow_base(engine, self.settings.model.base, self.folder)
+        return engine
 
     def run_folder(self, run_id: int) -> Path:
         """Where a run keeps its log, its metrics and what it resumes from."""
@@ -95,20 +99,43 @@ def create_workspace(folder: Path, settings: Settings) -> Workspace:
         raise WorkspaceError(f"No workspace can be made in {folder}: {error.strerror}.") from error
     workspace = Workspace(folder, settings)
     with writing(workspace.engine) as session:
-        register_base(session, settings)
+        register_base(session, settings, folder)
     write_atomically(folder / FILE_NAME, render_settings(settings))
     return workspace
 
 
-def register_base(session: Session, settings: Settings) -> Checkpoint:
-    """The base model as the first checkpoint. Raises WorkspaceError where the database began with another."""
-    base = add_checkpoint(session=session, name=BASE, path=settings.model.base)
-    if base.path != settings.model.base:
-        raise WorkspaceError(
-            f"The database here began with the model {base.path}, not {settings.model.base}. Nothing was changed: "
-            "name that model, or make the workspace in another folder."
-        )
-    return base
+def register_base(session: Session, settings: Settings, folder: Path) -> Checkpoint:
+    """The base model as the first checkpoint, with what its weights are told by."""
+    known = {"fingerprint": _fingerprint(settings.model.base, folder)}
+    return add_checkpoint(session=session, name=BASE, path=settings.model.base, settings=known)
+
+
+def follow_base(engine: sa.Engine, named: str, folder: Path) -> None:
+    """Go by the model that pairloop.toml names, where the database knows it under another name or in another place.
+
+    Raises WorkspaceError where completions or checkpoints rest on another model: they would be said to be this one's.
+    """
+    with reading(engine) as session:
+        base = session.exec(select(Checkpoint).where(Checkpoint.name == BASE)).first()
+    if base is None or base.path == named:
+        return
+    found, known = _fingerprint(named, folder), base.settings.get("fingerprint", "")
+    with writing(engine) as session:
+        if has_been_used(session=session, checkpoint=base) and (not found or found != known):
+            raise WorkspaceError(
+                f"{FILE_NAME} names the model {named}, but this workspace began with {base.path}, and its pairs or "
+                f"checkpoints rest on that. Nothing was changed: put base = {json.dumps(base.path)} back (or the place "
+                "it was moved to), or make a new workspace for the other model."
+            )
+        session.get_one(Checkpoint, base.id).path = named
+        session.get_one(Checkpoint, base.id).settings = base.settings | {"fingerprint": found}
+
+
+def _fingerprint(base: str, folder: Path) -> str:
+    """What a model folder's weights are told by, wherever it lies; "" for a hub id."""
+    path = Path(resolve_model(base, folder))
+    weights = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    return content_hash([[file.name, sampled_hash(file)] for file in weights]) if weights else ""
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,20 +1,27 @@
-"""Imported prompts and preferences -> the tables, in bulk: what is known is looked up first, the rest inserted.
+"""Imported prompts and preferences -> the tables, in bulk, with the database locked for as short a time as can be.
 
-Called inside one transaction by `importing.py`. Two texts of one prompt are one pair, whichever was chosen: `a` is the
-one whose hash comes first, so the chosen one stands on either side about equally often.
+    plan_prompts, plan_preferences   what of a file is new: looked up without a lock
+    Plan.stage                       those rows, into temporary tables of one connection: no lock either
+    Plan.write                       from there into the tables, one statement each: within one transaction
+
+A plan stays true until another import ends, since nothing else writes prompts, imported completions or their pairs;
+`importing.py` looks whether one did. Two texts of one prompt are one pair, whichever was chosen: `a` is the one whose
+hash comes first, so the chosen one stands on either side about equally often.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from store.annotators import get_or_add_annotator
+from store.database import chunks
 from store.errors import StateError
 from store.hashing import content_hash, text_hash
 from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Role, Verdict
@@ -22,129 +29,157 @@ from store.pairs import draw_side_seed
 from store.prompts import Message, is_held_out
 from store.row_shapes import ReadPreference
 
-CHUNK = 500  # SQLite binds a limited number of values in one statement
-Progress = Callable[[str, int, int], None]  # phase ("reading", "writing prompts", ...), done, in all (0: unknown)
-Item = TypeVar("Item")
-PairKey = tuple[int, str, str]  # prompt id, and the two text hashes in their own order
+STAGED_AT_ONCE = 5000  # rows between two words about the progress
+Progress = Callable[[str, int, int], None]  # phase ("reading", "preparing", "writing"), done, in all (0: unknown)
+Row = dict[str, Any]
+PairKey = tuple[str, str, str]  # prompt hash, and the two text hashes in their own order
 
 
-@dataclass
+@dataclass(frozen=True)
 class Origin:
-    """Where imported rows come from, and what became of them: `counts` has the names of ImportReport's fields."""
+    """Where imported rows come from."""
 
     source: str
     held_out_share: float
-    import_id: int | None
     report_progress: Progress
+
+    @property
+    def annotator(self) -> str:
+        """The name under which the source's opinions are kept."""
+        return f"import:{self.source}"[:80]
+
+
+# Temporary tables: of one connection, gone with it. `id` keeps the file's order, whatever the database makes of a join.
+_STAGING = sa.MetaData()
+
+
+def _staging(name: str, *columns: sa.Column[Any]) -> sa.Table:
+    return sa.Table(name, _STAGING, sa.Column("id", sa.Integer, primary_key=True), *columns, prefixes=["TEMPORARY"])
+
+
+_PROMPTS = _staging(
+    "staged_prompt",
+    sa.Column("content_hash", sa.String),
+    sa.Column("messages", sa.JSON),
+    sa.Column("held_out", sa.Boolean),
+)
+_TEXTS = _staging(
+    "staged_text",
+    sa.Column("prompt_hash", sa.String),
+    sa.Column("text", sa.String),
+    sa.Column("text_hash", sa.String),
+)
+_VOTES = _staging(
+    "staged_vote",
+    sa.Column("prompt_hash", sa.String),
+    sa.Column("a_hash", sa.String),
+    sa.Column("b_hash", sa.String),
+    sa.Column("side_seed", sa.BigInteger),
+    sa.Column("verdict", sa.String),
+)
+
+
+@dataclass
+class Plan:
+    """What of a file is new, as rows to stage. `counts` has the names of ImportReport's fields."""
+
+    origin: Origin
+    gives_opinions: bool
+    prompts: list[Row]
+    texts: list[Row] = field(default_factory=list)  # those of new votes; some may be in the database
+    votes: list[Row] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
+    def stage(self, session: Session) -> None:
+        """Put the rows into temporary tables, whose writing keeps nobody waiting."""
+        staged = {_PROMPTS: self.prompts, _TEXTS: self.texts, _VOTES: self.votes}
+        done, total = 0, sum(len(rows) for rows in staged.values())
+        _STAGING.create_all(session.connection())
+        for table, rows in staged.items():
+            for chunk in chunks(rows, STAGED_AT_ONCE):
+                self.origin.report_progress("preparing", done, total)
+                session.connection().execute(sa.insert(table), list(chunk))
+                done += len(chunk)
 
-def _chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def add_prompts(session: Session, origin: Origin, found: list[list[Message]]) -> None:
-    """Add the prompts that are new; `origin.counts` says how many."""
-    hashes = [content_hash(messages) for messages in found]
-    _add_prompts(session, origin, dict(zip(hashes, found, strict=True)))
-    origin.counts["duplicates"] = len(found) - origin.counts["prompts_added"]
-
-
-def _add_prompts(
-    session: Session, origin: Origin, prompts: dict[str, list[Message]]
-) -> tuple[dict[str, int], set[int]]:
-    """Add the prompts that are new. Returns every prompt's id by hash, and the ids of those known before."""
-    ids: dict[str, int] = {}
-    for hashes in _chunks(list(prompts)):
-        found = session.exec(select(Prompt.content_hash, Prompt.id).where(col(Prompt.content_hash).in_(hashes)))
-        ids |= {hashed: _saved(prompt_id) for hashed, prompt_id in found}
-    known = set(ids.values())
-    new = [_prompt_row(origin, hashed, messages) for hashed, messages in prompts.items() if hashed not in ids]
-    returned = col(Prompt.content_hash), col(Prompt.id)
-    for done, rows in enumerate(_chunks(new)):
-        origin.report_progress("writing prompts", done * CHUNK, len(new))
-        ids |= dict(_insert(session, Prompt, rows, *returned))
-    origin.counts["prompts_added"] = len(new)
-    origin.counts["held_out"] = sum(row["held_out"] for row in new)
-    return ids, known
+    def write(self, session: Session, import_id: int) -> None:
+        """Move what is staged into the tables. Raises StateError for a source that was retracted."""
+        done, total = 0, len(self.votes) or len(self.prompts)
+        self.origin.report_progress("writing", done, total)
+        session.execute(_insert_prompts(self.origin, import_id))
+        if self.gives_opinions:
+            annotator = _source_annotator(session, self.origin)
+            session.execute(_insert_completions(self.origin))
+            session.execute(_insert_pairs())
+            written = session.connection().execute(_insert_comparisons(annotator)).rowcount
+            assert written == len(self.votes)  # each vote found its pair: the report tells of no other
+        self.origin.report_progress("writing", total, total)
 
 
-def _prompt_row(origin: Origin, hashed: str, messages: list[Message]) -> dict[str, Any]:
-    held_out = is_held_out(hashed, share=origin.held_out_share)
-    return {
-        "content_hash": hashed,
-        "messages": messages,
-        "source": origin.source,
-        "import_id": origin.import_id,
-        "held_out": held_out,
-    }
+def plan_prompts(session: Session, origin: Origin, found: Sequence[list[Message]]) -> Plan:
+    """What to write of these prompts."""
+    prompts = {content_hash(messages): messages for messages in found}
+    plan = _plan(origin, prompts, _known_prompts(session, prompts), gives_opinions=False)
+    plan.counts["duplicates"] = len(found) - len(plan.prompts)
+    return plan
 
 
-def _saved(identity: int | None) -> int:
-    assert identity is not None  # a row that is in the database has an id
-    return identity
+def plan_preferences(session: Session, origin: Origin, found: Sequence[ReadPreference], *, own_opinion: bool) -> Plan:
+    """What to write of these preferences.
+
+    With `own_opinion` only what this source said before is known, else what anybody said.
+    """
+    votes = [_vote(preference) for preference in found]
+    prompts = {vote.prompt_hash: vote.preference.messages for vote in votes}
+    known = _known_prompts(session, prompts)
+    plan = _plan(origin, prompts, known, gives_opinions=True)
+    said = _known_verdicts(session, known, origin.annotator if own_opinion else None)
+    fresh = _new_votes(plan.counts, said, votes)
+    plan.texts, plan.votes = _text_rows(fresh), [_vote_row(vote) for vote in fresh]
+    plan.counts["comparisons_added"] = len(fresh)
+    plan.counts["joined_turns"] = sum(preference.joined_turns for preference in found)
+    return plan
 
 
-def _insert(session: Session, table: type[Any], rows: Sequence[dict[str, Any]], *returned: Any) -> Iterable[Any]:
-    """Insert rows in bulk and hand back some columns of each, in no particular order."""
-    return session.execute(sa.insert(table).returning(*returned), list(rows)).all() if rows else []
+def _plan(origin: Origin, prompts: dict[str, list[Message]], known: set[str], *, gives_opinions: bool) -> Plan:
+    rows: list[Row] = [
+        {"content_hash": hashed, "messages": messages, "held_out": is_held_out(hashed, share=origin.held_out_share)}
+        for hashed, messages in prompts.items()
+        if hashed not in known
+    ]
+    plan = Plan(origin, gives_opinions, rows)
+    plan.counts["prompts_added"] = len(rows)
+    plan.counts["held_out"] = sum(row["held_out"] for row in rows)
+    return plan
+
+
+def _known_prompts(session: Session, hashes: Iterable[str]) -> set[str]:
+    known: set[str] = set()
+    for chunk in chunks(list(hashes)):
+        known.update(session.exec(select(Prompt.content_hash).where(col(Prompt.content_hash).in_(chunk))))
+    return known
 
 
 @dataclass(frozen=True)
 class _Vote:
-    """A preference with its hashes; `a` is the completion whose text hash comes first, whichever was chosen."""
+    """A preference with its hashes."""
 
-    prompt_id: int
-    chosen: str
-    rejected: str
+    preference: ReadPreference
+    prompt_hash: str
     chosen_hash: str
     rejected_hash: str
 
     @property
     def key(self) -> PairKey:
         first, second = sorted((self.chosen_hash, self.rejected_hash))
-        return self.prompt_id, first, second
+        return self.prompt_hash, first, second
 
 
-def add_preferences(session: Session, origin: Origin, found: list[ReadPreference], *, own_opinion: bool) -> None:
-    """Add the preferences that are new, as comparisons by the source; `origin.counts` says how many.
-
-    With `own_opinion` only what this source said before is known, else what anybody said. Raises StateError for a
-    source that was retracted.
-    """
-    annotator = _source_annotator(session, origin.source)
-    hashes = [content_hash(preference.messages) for preference in found]
-    messages = {hashed: preference.messages for hashed, preference in zip(hashes, found, strict=True)}
-    prompt_ids, known = _add_prompts(session, origin, messages)
-    said = _known_verdicts(session, known, annotator if own_opinion else None)
-    votes = [_vote(prompt_ids[hashed], preference) for hashed, preference in zip(hashes, found, strict=True)]
-    fresh = _new_votes(origin, said, votes)
-    pairs = _known_pairs(session, known)
-    completions = _known_completions(session, known)
-    for done, chunk in enumerate(_chunks(fresh)):
-        origin.report_progress("writing", done * CHUNK, len(fresh))
-        _add_completions(session, origin, completions, chunk)
-        _add_pairs(session, pairs, completions, chunk)
-        _add_comparisons(session, pairs, completions, chunk, _saved(annotator.id))
-    origin.report_progress("writing", len(fresh), len(fresh))
-    origin.counts["comparisons_added"] = len(fresh)
-    origin.counts["joined_turns"] = sum(preference.joined_turns for preference in found)
+def _vote(preference: ReadPreference) -> _Vote:
+    hashes = text_hash(preference.chosen), text_hash(preference.rejected)
+    return _Vote(preference, content_hash(preference.messages), *hashes)
 
 
-def _source_annotator(session: Session, source: str) -> Annotator:
-    annotator = get_or_add_annotator(session=session, name=f"import:{source}"[:80], role=Role.SOURCE)
-    if annotator.retracted_at is not None:
-        raise StateError(f"{annotator.name!r} was retracted. Nothing was imported; name another source.")
-    return annotator
-
-
-def _vote(prompt_id: int, preference: ReadPreference) -> _Vote:
-    chosen, rejected = preference.chosen, preference.rejected
-    return _Vote(prompt_id, chosen, rejected, text_hash(chosen), text_hash(rejected))
-
-
-def _new_votes(origin: Origin, said: dict[PairKey, str], votes: Sequence[_Vote]) -> list[_Vote]:
+def _new_votes(counts: Counter[str], said: dict[PairKey, str], votes: Sequence[_Vote]) -> list[_Vote]:
     """The votes on pairs nobody voted on yet; the others are counted. `said` learns of each."""
     fresh = []
     for vote in votes:
@@ -153,101 +188,109 @@ def _new_votes(origin: Origin, said: dict[PairKey, str], votes: Sequence[_Vote])
             said[vote.key] = vote.chosen_hash
             fresh.append(vote)
         else:
-            origin.counts["duplicates" if before == vote.chosen_hash else "contradictions"] += 1
+            counts["duplicates" if before == vote.chosen_hash else "contradictions"] += 1
     return fresh
 
 
-def _known_verdicts(session: Session, prompt_ids: Iterable[int], annotator: Annotator | None) -> dict[PairKey, str]:
+def _text_rows(votes: Sequence[_Vote]) -> list[Row]:
+    texts: dict[tuple[str, str], str] = {}
+    for vote in votes:
+        texts[vote.prompt_hash, vote.chosen_hash] = vote.preference.chosen
+        texts[vote.prompt_hash, vote.rejected_hash] = vote.preference.rejected
+    return [{"prompt_hash": asked, "text_hash": hashed, "text": text} for (asked, hashed), text in texts.items()]
+
+
+def _vote_row(vote: _Vote) -> Row:
+    prompt_hash, a_hash, b_hash = vote.key
+    verdict = Verdict.A if vote.chosen_hash == a_hash else Verdict.B
+    seed = draw_side_seed(a_hash, b_hash, None)
+    return {"prompt_hash": prompt_hash, "a_hash": a_hash, "b_hash": b_hash, "side_seed": seed, "verdict": verdict}
+
+
+def _known_verdicts(session: Session, prompt_hashes: Iterable[str], annotator: str | None) -> dict[PairKey, str]:
     """What stands on pairs of these prompts, as the chosen text's hash; by anybody not retracted, or by one."""
     a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
     query = (
-        sa.select(col(Pair.prompt_id), a.c.text_hash, b.c.text_hash, col(Comparison.verdict))
-        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        sa.select(col(Prompt.content_hash), a.c.text_hash, b.c.text_hash, col(Comparison.verdict))
+        .join(Pair, col(Pair.prompt_id) == col(Prompt.id))
+        .join(Comparison, col(Comparison.pair_id) == col(Pair.id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
         .join(a, a.c.id == col(Pair.completion_a_id))
         .join(b, b.c.id == col(Pair.completion_b_id))
         .where(col(Comparison.superseded_at).is_(None), col(Comparison.verdict).in_([Verdict.A, Verdict.B]))
-        .where(col(Annotator.retracted_at).is_(None) if annotator is None else col(Annotator.id) == annotator.id)
+        .where(col(Annotator.retracted_at).is_(None) if annotator is None else col(Annotator.name) == annotator)
         .order_by(col(Comparison.id).desc())  # so that the first one said is the one that stays in the dictionary
     )
     known: dict[PairKey, str] = {}
-    for chunk in _chunks(sorted(prompt_ids)):
-        for prompt_id, hash_a, hash_b, verdict in session.execute(query.where(col(Pair.prompt_id).in_(chunk))):
+    for chunk in chunks(sorted(prompt_hashes)):
+        for asked, hash_a, hash_b, verdict in session.execute(query.where(col(Prompt.content_hash).in_(chunk))):
             first, second = sorted((hash_a, hash_b))
-            known[prompt_id, first, second] = hash_a if verdict == Verdict.A else hash_b
+            known[asked, first, second] = hash_a if verdict == Verdict.A else hash_b
     return known
 
 
-CompletionIds = dict[tuple[int, str], int]  # (prompt id, text hash) -> id
-PairIds = dict[tuple[int, int], int]  # (id of a, id of b) -> id
+def _source_annotator(session: Session, origin: Origin) -> int:
+    annotator = get_or_add_annotator(session=session, name=origin.annotator, role=Role.SOURCE)
+    if annotator.retracted_at is not None:
+        raise StateError(f"{annotator.name!r} was retracted. Nothing was imported; name another source.")
+    assert annotator.id is not None
+    return annotator.id
 
 
-def _known_completions(session: Session, prompt_ids: Iterable[int]) -> CompletionIds:
-    known: CompletionIds = {}
-    for chunk in _chunks(sorted(prompt_ids)):
-        rows = session.exec(
-            select(Completion.prompt_id, Completion.text_hash, Completion.id).where(
-                col(Completion.prompt_id).in_(chunk), col(Completion.checkpoint_id).is_(None)
-            )
-        )
-        known |= {(prompt_id, hashed): _saved(identity) for prompt_id, hashed, identity in rows}
-    return known
+def _insert_prompts(origin: Origin, import_id: int) -> sa.Insert:
+    rows = sa.select(
+        _PROMPTS.c.content_hash,
+        _PROMPTS.c.messages,
+        _PROMPTS.c.held_out,
+        sa.literal(origin.source),
+        sa.literal(import_id),
+    ).order_by(_PROMPTS.c.id)
+    return sa.insert(Prompt).from_select(["content_hash", "messages", "held_out", "source", "import_id"], rows)
 
 
-def _known_pairs(session: Session, prompt_ids: Iterable[int]) -> PairIds:
-    known: PairIds = {}
-    for chunk in _chunks(sorted(prompt_ids)):
-        rows = session.exec(
-            select(Pair.completion_a_id, Pair.completion_b_id, Pair.id).where(
-                col(Pair.prompt_id).in_(chunk), col(Pair.round_id).is_(None), Pair.purpose == Purpose.TRAIN
-            )
-        )
-        known |= {(a_id, b_id): _saved(identity) for a_id, b_id, identity in rows}
-    return known
+def _insert_completions(origin: Origin) -> sa.Insert:
+    known = sa.exists().where(*_is_imported(Completion, col(Prompt.id), _TEXTS.c.text_hash))
+    rows = (
+        sa.select(col(Prompt.id), _TEXTS.c.text, _TEXTS.c.text_hash, sa.literal(origin.source))
+        .select_from(_TEXTS)
+        .join(Prompt, col(Prompt.content_hash) == _TEXTS.c.prompt_hash)
+        .where(~known)
+        .order_by(_TEXTS.c.id)
+    )
+    return sa.insert(Completion).from_select(["prompt_id", "text", "text_hash", "source"], rows)
 
 
-def _add_completions(session: Session, origin: Origin, known: CompletionIds, votes: Sequence[_Vote]) -> None:
-    new: dict[tuple[int, str], str] = {}
-    for vote in votes:
-        new[vote.prompt_id, vote.chosen_hash] = vote.chosen
-        new[vote.prompt_id, vote.rejected_hash] = vote.rejected
-    rows = [
-        {"prompt_id": prompt_id, "text": text, "text_hash": hashed, "source": origin.source}
-        for (prompt_id, hashed), text in new.items()
-        if (prompt_id, hashed) not in known
-    ]
-    returned = col(Completion.prompt_id), col(Completion.text_hash), col(Completion.id)
-    for prompt_id, hashed, identity in _insert(session, Completion, rows, *returned):
-        known[prompt_id, hashed] = identity
+def _is_imported(completion: Any, prompt_id: Any, hashed: Any) -> tuple[Any, ...]:
+    return completion.prompt_id == prompt_id, completion.text_hash == hashed, completion.checkpoint_id.is_(None)
 
 
-def _sides(completions: CompletionIds, vote: _Vote) -> tuple[int, int]:
-    prompt_id, first, second = vote.key
-    return completions[prompt_id, first], completions[prompt_id, second]
+def _staged_votes(*columns: Any) -> tuple[sa.Select[Any], Any, Any]:
+    """These columns of each vote, joined with its prompt and with its completions `a` and `b`."""
+    a, b = aliased(Completion), aliased(Completion)
+    joined = (
+        sa.select(*columns)
+        .select_from(_VOTES)
+        .join(Prompt, col(Prompt.content_hash) == _VOTES.c.prompt_hash)
+        .join(a, sa.and_(*_is_imported(a, col(Prompt.id), _VOTES.c.a_hash)))
+        .join(b, sa.and_(*_is_imported(b, col(Prompt.id), _VOTES.c.b_hash)))
+        .order_by(_VOTES.c.id)
+    )
+    return joined, a, b
 
 
-def _add_pairs(session: Session, known: PairIds, completions: CompletionIds, votes: Sequence[_Vote]) -> None:
-    rows = []
-    for vote in votes:
-        a_id, b_id = _sides(completions, vote)
-        if (a_id, b_id) not in known and (b_id, a_id) not in known:
-            seed = draw_side_seed(vote.key[1], vote.key[2], None)
-            row = {"prompt_id": vote.prompt_id, "completion_a_id": a_id, "completion_b_id": b_id, "side_seed": seed}
-            rows.append(row | {"wanted": 0, "open_slots": 0})
-    returned = col(Pair.completion_a_id), col(Pair.completion_b_id), col(Pair.id)
-    for a_id, b_id, identity in _insert(session, Pair, rows, *returned):
-        known[a_id, b_id] = identity
+def _insert_pairs() -> sa.Insert:
+    votes, a, b = _staged_votes(col(Prompt.id), _VOTES.c.side_seed, sa.literal(0), sa.literal(0))
+    known = sa.exists().where(*_is_pair(a, b))
+    rows = votes.add_columns(a.id, b.id).where(~known)
+    names = ["prompt_id", "side_seed", "wanted", "open_slots", "completion_a_id", "completion_b_id"]
+    return sa.insert(Pair).from_select(names, rows)
 
 
-def _add_comparisons(
-    session: Session, pairs: PairIds, completions: CompletionIds, votes: Sequence[_Vote], annotator_id: int
-) -> None:
-    rows = []
-    for vote in votes:
-        a_id, b_id = _sides(completions, vote)
-        if (a_id, b_id) not in pairs:
-            a_id, b_id = b_id, a_id
-        chosen_id = completions[vote.prompt_id, vote.chosen_hash]
-        verdict = Verdict.A if chosen_id == a_id else Verdict.B
-        rows.append({"pair_id": pairs[a_id, b_id], "annotator_id": annotator_id, "verdict": verdict})
-    session.execute(sa.insert(Comparison), rows)
+def _is_pair(a: Any, b: Any) -> tuple[Any, ...]:
+    return col(Pair.completion_a_id) == a.id, col(Pair.completion_b_id) == b.id, col(Pair.purpose) == Purpose.TRAIN
+
+
+def _insert_comparisons(annotator_id: int) -> sa.Insert:
+    votes, a, b = _staged_votes(sa.literal(annotator_id), _VOTES.c.verdict)
+    rows = votes.add_columns(col(Pair.id)).join(Pair, sa.and_(*_is_pair(a, b)))
+    return sa.insert(Comparison).from_select(["annotator_id", "verdict", "pair_id"], rows)

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from store.errors import UnknownRecordError
-from store.models import Checkpoint, Decision, Round
+from store.errors import StateError, UnknownRecordError
+from store.models import Checkpoint, Completion, Decision, Round
 
 BASE = "base"  # the name of the checkpoint that everything started from
 
@@ -24,10 +24,17 @@ def add_checkpoint(
     metrics: dict[str, Any] | None = None,
     code_version: str = "",
 ) -> Checkpoint:
-    """Register weights that are on disk, complete. The same name twice is one checkpoint (a run was resumed)."""
+    """Register weights that are on disk, complete. Raises StateError where another checkpoint has the name.
+
+    The base alone is returned as it was registered: making a workspace that was cut off begins again.
+    """
     found = session.exec(select(Checkpoint).where(Checkpoint.name == name)).first()
-    if found is not None:
+    if found is not None and name == BASE:
         return found
+    # No resumed run comes here twice: it registers its checkpoint and ends in one transaction. Whoever does come would
+    # be handed another run's figures for its own weights.
+    if found is not None:
+        raise StateError(f"There is a checkpoint called {name!r} already, made in {found.path}. It was kept as it is.")
     checkpoint = Checkpoint(
         name=name,
         path=path,
@@ -60,6 +67,14 @@ def list_checkpoints(*, session: Session) -> list[Checkpoint]:
 def base_checkpoint(*, session: Session) -> Checkpoint:
     """The checkpoint that everything started from. Raises UnknownRecordError where `pairloop init` did not finish."""
     return get_checkpoint(session=session, name=BASE)
+
+
+def has_been_used(*, session: Session, checkpoint: Checkpoint) -> bool:
+    """Whether anything was written by this checkpoint or trained from it."""
+    for column in (col(Round.checkpoint_id), col(Completion.checkpoint_id), col(Checkpoint.parent_id)):
+        if session.exec(select(column).where(column == checkpoint.id).limit(1)).first() is not None:
+            return True
+    return False
 
 
 def full_weights_below(*, session: Session, checkpoint: Checkpoint) -> Checkpoint:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -26,7 +26,9 @@ from sqlmodel import Session
 from store.errors import DatabaseError, NewerWorkspaceError
 
 BUSY_SECONDS = 30
+CHUNK = 500  # SQLite binds a limited number of values in one statement
 _MIGRATIONS = Path(__file__).parent / "migrations"
+Item = TypeVar("Item")
 
 _CAUSES = {
     "locked": "Another program has held it locked for {busy} s. Close it (a backup, a database browser) and try again.",
@@ -106,6 +108,31 @@ def writing(engine: sa.Engine) -> Iterator[Session]:
     with _explained(engine.url.render_as_string()), Session(immediate, expire_on_commit=False) as session:
         yield session
         session.commit()
+
+
+@contextmanager
+def writing_staged(engine: sa.Engine, stage: Callable[[Session], None]) -> Iterator[Session]:
+    """As `writing`, after `stage` has filled temporary tables on the same connection, which keeps nobody waiting.
+
+    What is to be written in bulk is made ready there, so that the lock is held only while the database moves rows.
+    """
+    with _explained(engine.url.render_as_string()), engine.connect() as connection:
+        connection.detach()  # closed at the end, not kept for others: its temporary tables go with it
+        with Session(connection) as session:
+            if engine.dialect.name == "sqlite":  # 64 MiB rather than 2: index pages are otherwise written many times
+                session.connection().exec_driver_sql("PRAGMA cache_size = -65536")
+            stage(session)
+            session.commit()
+        immediate = connection.execution_options(immediate=True)
+        with Session(immediate, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+
+def chunks(items: Sequence[Item], size: int = CHUNK) -> Iterator[Sequence[Item]]:
+    """The items in order, at most `size` at a time, for statements that name each of them."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 @contextmanager

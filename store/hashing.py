@@ -29,6 +29,20 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sampled_hash(path: Path, *, pieces: int = 16, size: int = 1 << 16) -> str:
+    """A hash of a file's length and of pieces spread over it: tells files of gigabytes apart in milliseconds.
+
+    Made for weights, where a training step changes every part of the file.
+    """
+    length = path.stat().st_size
+    hashed = hashlib.sha256(str(length).encode())
+    with path.open("rb") as stream:
+        for piece in range(pieces):
+            stream.seek(max(0, length - size) * piece // (pieces - 1))
+            hashed.update(stream.read(size))
+    return hashed.hexdigest()
+
+
 def fraction(hashed: str) -> float:
     """A hash as a number in [0, 1), for choices that must come out the same everywhere."""
     return int(hashed[:13], 16) / 16**13

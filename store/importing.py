@@ -1,7 +1,8 @@
 """Outside files -> prompts, pairs and comparisons. All of a file or nothing, and never the same thing twice.
 
-The file is read and checked first, without a lock on the database; then everything new is written in one transaction,
-in bulk. Left out on purpose: streaming. A file is held in memory whole (a gigabyte of text takes a few).
+The file is read and checked, and what is new in it made ready, without a lock on the database: those who label
+meanwhile wait only while it moves rows, in one transaction. If another import ended in between, what is new is looked
+up again. Left out on purpose: streaming. A file is held in memory whole (a gigabyte of text takes a few).
 """
 
 from __future__ import annotations
@@ -10,30 +11,39 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlmodel import Session, select
+from sqlmodel import Session, func, select
 
-from store.bulk_adding import Origin, Progress, add_preferences, add_prompts
-from store.database import reading, writing
+from store.bulk_adding import Origin, Plan, Progress, plan_preferences, plan_prompts
+from store.database import reading, writing_staged
 from store.errors import ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
 from store.row_shapes import Unusable, looks_like_preferences, read_preference, read_prompt
+from store.wording import counted
 
 SHOWN_PROBLEMS = 5
 Read = TypeVar("Read")
+
+
+class Kind(StrEnum):
+    """What a file holds."""
+
+    PROMPTS = "prompts"
+    PREFERENCES = "preferences"
 
 
 @dataclass(frozen=True)
 class ImportReport:
     """What became of a file's rows: each is added, a duplicate, a contradiction or skipped (with why)."""
 
-    kind: str  # "prompts" or "preferences"
+    kind: Kind
     file_name: str
     format: str
     rows: int = 0
@@ -52,23 +62,38 @@ class ImportReport:
             return (
                 f"{self.file_name} was already imported on {self.imported_before:%Y-%m-%d %H:%M} UTC; nothing changed."
             )
-        added = f"{self.prompts_added} new prompts ({self.held_out} held out)"
-        if self.kind == "preferences":
-            added = f"{self.comparisons_added} comparisons and {added}"
+        added = f"{counted(self.prompts_added, 'new prompt')} ({self.held_out} held out)"
+        if self.kind == Kind.PREFERENCES:
+            added = f"{counted(self.comparisons_added, 'comparison')} and {added}"
         apart = {"known already": self.duplicates, "contradicting an earlier row": self.contradictions} | self.skipped
         left_out = ", ".join(f"{reason} ({count})" for reason, count in apart.items() if count)
-        joined = f" In {self.joined_turns} rows, consecutive turns of one speaker were joined." * bool(
+        joined = f" In {counted(self.joined_turns, 'row')}, consecutive turns of one speaker were joined." * bool(
             self.joined_turns
         )
-        return f"{self.rows} rows: {added}." + f" Left out: {left_out}." * bool(left_out) + joined
+        return f"{counted(self.rows, 'row')}: {added}." + f" Left out: {left_out}." * bool(left_out) + joined
 
 
-def detect_kind(path: Path) -> str:
-    """`"prompts"` or `"preferences"`, by the columns of the first row. Raises ImportFileError where there is none."""
+def import_file(
+    *,
+    engine: sa.Engine,
+    path: Path,
+    held_out_share: float,
+    kind: Kind | None = None,
+    source: str | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Add what is new of a file: prompts or preferences, as `kind` says or else the columns of its first row.
+
+    Otherwise as `import_prompts` and `import_preferences`, and with their errors.
+    """
+    bring_in = import_prompts if (kind or _kind_of(path)) == Kind.PROMPTS else import_preferences
+    return bring_in(engine=engine, path=path, held_out_share=held_out_share, source=source, on_progress=on_progress)
+
+
+def _kind_of(path: Path) -> Kind:
     first = next((row for row in read_rows(path) if isinstance(row, SourceRow)), None)
-    if first is None:
-        raise ImportFileError(f"{path.name} holds no rows that can be read. Nothing was imported.")
-    return "preferences" if looks_like_preferences(first.values) else "prompts"
+    # Where no row can be read, reading them as either kind will say why.
+    return Kind.PREFERENCES if first is not None and looks_like_preferences(first.values) else Kind.PROMPTS
 
 
 def import_prompts(
@@ -83,12 +108,12 @@ def import_prompts(
 
     Raises ImportFileError, with nothing imported, if any line is not a prompt.
     """
-    work = _start("prompts", engine, path, held_out_share, source, on_progress)
+    work = _start(Kind.PROMPTS, engine, path, held_out_share, source, on_progress)
     before = work.seen_before()
     if before is not None:
         return before
     found = work.read(read_prompt)
-    return work.write(lambda session: add_prompts(session, work.origin, found))
+    return work.write(lambda session: plan_prompts(session, work.origin, found))
 
 
 def import_preferences(
@@ -105,31 +130,32 @@ def import_preferences(
     known. A `source` given by name is an annotator of its own: only what that source said before is known.
     Raises ImportFileError, with nothing imported, if any line is not a preference; StateError for a retracted source.
     """
-    work = _start("preferences", engine, path, held_out_share, source, on_progress)
+    work = _start(Kind.PREFERENCES, engine, path, held_out_share, source, on_progress)
     before = work.seen_before()
     if before is not None:
         return before
     found = work.read(read_preference)
     work.shapes = {preference.shape for preference in found}
     own = source is not None
-    return work.write(lambda session: add_preferences(session, work.origin, found, own_opinion=own))
+    return work.write(lambda session: plan_preferences(session, work.origin, found, own_opinion=own))
 
 
 def _start(
-    kind: str, engine: sa.Engine, path: Path, share: float, source: str | None, on_progress: Progress | None
+    kind: Kind, engine: sa.Engine, path: Path, share: float, source: str | None, on_progress: Progress | None
 ) -> _Import:
-    origin = Origin(source or file_stem(path), share, None, on_progress or (lambda phase, done, total: None))
+    origin = Origin(source or file_stem(path), share, on_progress or (lambda phase, done, total: None))
     return _Import(kind, engine, path, origin)
 
 
 class _Import:
     """One file on its way in."""
 
-    def __init__(self, kind: str, engine: sa.Engine, path: Path, origin: Origin) -> None:
+    def __init__(self, kind: Kind, engine: sa.Engine, path: Path, origin: Origin) -> None:
         self.kind, self.engine, self.path, self.origin = kind, engine, path, origin
         self.format = file_format(path)
         self.shapes: set[str] = set()
         self.skipped: Counter[str] = Counter()
+        self.rows = 0
         self.hash = self._file_hash()
 
     def _file_hash(self) -> str:
@@ -167,7 +193,7 @@ class _Import:
             elif not problems:
                 found.append(read)
         self._refuse(rows, problems)
-        self.origin.counts["rows"] = rows
+        self.rows = rows
         return found
 
     def _refuse(self, rows: int, problems: Sequence[BadLine]) -> None:
@@ -181,26 +207,43 @@ class _Import:
         shown += [f"... and {more} more bad {unit}s."] if more else []
         raise ImportFileError("\n".join([*shown, "Nothing was imported. Mend the file and import it again."]))
 
-    def write(self, add: Callable[[Session], None]) -> ImportReport:
-        """Write what is new in one transaction, with a record of the file."""
-        try:
-            with writing(self.engine) as session:
-                record = ImportRecord(kind=self.kind, file_name=self.path.name, file_hash=self.hash, format=self.format)
-                session.add(record)
-                session.flush()
-                self.origin.import_id = record.id
-                add(session)
-                report = self._report()
-                record.format = report.format
-                record.counts = dict(self.origin.counts) | {"skipped": report.skipped}
-        except exc.IntegrityError as error:
-            raise StateError("Somebody imported the same at this moment. Nothing was imported; try again.") from error
+    def write(self, plan: Callable[[Session], Plan]) -> ImportReport:
+        """Write what is new, planned again as often as another import was quicker. The last word is a report."""
+        while True:
+            with reading(self.engine) as session:
+                seen, planned = _last_import(session), plan(session)
+            try:
+                report = self._write(planned, seen)
+            except exc.IntegrityError as error:
+                raise StateError(
+                    "Somebody imported the same at this moment. Nothing was imported; try again."
+                ) from error
+            report = report or self.seen_before()
+            if report is not None:
+                return report
+
+    def _write(self, planned: Plan, seen: int) -> ImportReport | None:
+        """Write the plan and a record of the file in one transaction; nothing, if an import ended since `seen`."""
+        report = self._report(planned.counts)
+        with writing_staged(self.engine, planned.stage) as session:
+            if _last_import(session) != seen:
+                return None
+            record = ImportRecord(kind=self.kind, file_name=self.path.name, file_hash=self.hash, format=report.format)
+            record.counts = dict(planned.counts) | {"rows": self.rows, "skipped": report.skipped}
+            session.add(record)
+            session.flush()
+            assert record.id is not None
+            planned.write(session, record.id)
         return report
 
-    def _report(self) -> ImportReport:
+    def _report(self, counts: Counter[str]) -> ImportReport:
         shape = ": ".join([self.format, *sorted(self.shapes)])
-        counts: dict[str, Any] = dict(self.origin.counts)
-        return ImportReport(self.kind, self.path.name, shape, skipped=dict(self.skipped), **counts)
+        found: dict[str, Any] = dict(counts)
+        return ImportReport(self.kind, self.path.name, shape, self.rows, skipped=dict(self.skipped), **found)
+
+
+def _last_import(session: Session) -> int:
+    return session.exec(select(func.max(ImportRecord.id))).one() or 0
 
 
 def _interpret(

@@ -243,13 +243,14 @@ class Completion(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     prompt_id: int = Field(foreign_key="prompt.id", index=True)
     checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
-    run_id: int | None = Field(default=None, foreign_key="run.id")
+    run_id: int | None = Field(default=None, foreign_key="run.id", index=True)
     text: str
     text_hash: str = Field(max_length=64)
     seed: int | None = Field(default=None, sa_type=sa.BigInteger)
     settings: dict[str, Any] = _json()
     tokens: int | None = None
     finish_reason: str = "imported"
+    names_maker: bool = False  # its text says what model wrote it, as far as sampling could tell
     source: str = ""
     created_at: datetime = _moment()
     __table_args__ = (

@@ -27,6 +27,7 @@ class NewCompletion:
     settings: dict[str, Any] = field(default_factory=dict)
     tokens: int | None = None
     finish_reason: str = "imported"
+    names_maker: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,33 +57,21 @@ def add_completion(
     session: Session,
     prompt_id: int,
     new: NewCompletion,
-    checkpoint_id: int | None = None,
+    checkpoint_id: int,
     run_id: int | None = None,
-    source: str = "",
 ) -> Completion:
-    """Write one completion; an imported text (no checkpoint) that the prompt has already is returned as it is."""
-    hashed = text_hash(new.text)
-    if checkpoint_id is None:
-        known = session.exec(
-            select(Completion).where(
-                Completion.prompt_id == prompt_id,
-                Completion.text_hash == hashed,
-                col(Completion.checkpoint_id).is_(None),
-            )
-        ).first()
-        if known is not None:
-            return known
+    """Write one completion by a checkpoint. (Imported texts come in through `bulk_adding.py`.)"""
     completion = Completion(
         prompt_id=prompt_id,
         checkpoint_id=checkpoint_id,
         run_id=run_id,
         text=new.text,
-        text_hash=hashed,
+        text_hash=text_hash(new.text),
         seed=new.seed,
         settings=new.settings,
         tokens=new.tokens,
         finish_reason=new.finish_reason,
-        source=source,
+        names_maker=new.names_maker,
     )
     session.add(completion)
     session.flush()
@@ -250,3 +239,11 @@ def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
         select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(Pair.round_id == round_id)
     ).one()
     return {"pairs": pairs, "open": open_pairs}
+
+
+def count_naming_makers(*, session: Session, round_id: int) -> int:
+    """How many of a round's pairs hold a completion that names its maker: comparing those is not quite blind."""
+    naming = select(col(Completion.id)).where(
+        col(Completion.id).in_([col(Pair.completion_a_id), col(Pair.completion_b_id)]), col(Completion.names_maker)
+    )
+    return session.exec(select(func.count()).where(Pair.round_id == round_id, naming.exists())).one()

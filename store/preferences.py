@@ -19,12 +19,11 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.annotators import get_annotator
+from store.database import chunks
 from store.errors import SnapshotError
 from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict
 from store.prompts import Message
 from store.rounds import get_round
-
-CHUNK = 500  # SQLite binds a limited number of values in one statement
 
 # Why a comparison does not become part of a preference, in the order the reasons are looked for.
 REASONS = {
@@ -38,6 +37,12 @@ REASONS = {
     "both_bad": "both bad",
     "low_agreement": "with too little agreement",
 }
+_ONE = {"skip": "skip", "tie": "tie", "not_trained_on": "duel, repeat or gold pair, which is for measuring"}
+
+
+def drop_in_words(reason: str, count: int) -> str:
+    """ "31 ties", "1 skip"; a reason that an older version gave is named as it is."""
+    return f"{count:,} {_ONE.get(reason, REASONS.get(reason, reason)) if count == 1 else REASONS.get(reason, reason)}"
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class Poll:
     dropped: dict[str, int]
 
     def described_drops(self) -> str:
-        """The dropped comparisons in words: "31 ties, 9 skips"."""
-        return ", ".join(f"{count} {REASONS[reason]}" for reason, count in self.dropped.items() if count)
+        """The dropped comparisons in words: "31 ties, 1 skip"."""
+        return ", ".join(drop_in_words(reason, count) for reason, count in self.dropped.items() if count)
 
 
 @dataclass(frozen=True)
@@ -203,8 +208,8 @@ def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _Pair
         .outerjoin(Round, col(Round.id) == Pair.round_id)
     )
     contents: dict[int, _PairContent] = {}
-    for start in range(0, len(pair_ids), CHUNK):
-        rows = session.execute(query.where(col(Pair.id).in_(pair_ids[start : start + CHUNK]))).all()
+    for chunk in chunks(pair_ids):
+        rows = session.execute(query.where(col(Pair.id).in_(chunk))).all()
         prompts = _prompts(session, sorted({row[1] for row in rows}))
         for pair_id, prompt_id, number, *texts in rows:
             contents[pair_id] = _PairContent(*prompts[prompt_id], number, _Text(*texts[:3]), _Text(*texts[3:]))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
+from store.database import chunks
 from store.errors import StoreError
-from store.hashing import content_hash, fraction, text_hash
+from store.hashing import fraction, text_hash
 from store.models import Pair, Prompt
 
 Message = dict[str, str]
@@ -32,32 +33,6 @@ def check_messages(messages: Sequence[object]) -> list[Message]:
 def is_held_out(hashed: str, *, share: float) -> bool:
     """Whether a prompt of this content hash is held out: the same answer on every machine and at every import."""
     return fraction(text_hash(f"held-out:{hashed}")) < share
-
-
-def get_or_add_prompt(
-    *,
-    session: Session,
-    messages: Sequence[object],
-    source: str,
-    held_out_share: float,
-    import_id: int | None = None,
-) -> tuple[Prompt, bool]:
-    """The prompt with these messages, and whether it is new. Raises StoreError if they are not a prompt."""
-    cleaned = check_messages(messages)
-    hashed = content_hash(cleaned)
-    found = session.exec(select(Prompt).where(Prompt.content_hash == hashed)).first()
-    if found is not None:
-        return found, False
-    prompt = Prompt(
-        content_hash=hashed,
-        messages=cleaned,
-        source=source,
-        import_id=import_id,
-        held_out=is_held_out(hashed, share=held_out_share),
-    )
-    session.add(prompt)
-    session.flush()
-    return prompt, True
 
 
 def count_prompts(*, session: Session) -> dict[str, int]:
@@ -88,6 +63,16 @@ def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed:
     kept = min(max(round(count * held_out_share), count - len(trained)), len(held_out))
     chosen = trained[: count - kept] + held_out[:kept]
     return sorted(chosen, key=lambda prompt: text_hash(f"order:{seed}:{prompt.content_hash}"))
+
+
+def prompts_by_id(*, session: Session, ids: Sequence[int]) -> dict[int, Prompt]:
+    """The prompts with these ids, however many; an id that there is none of is left out."""
+    found: dict[int, Prompt] = {}
+    for chunk in chunks(ids):
+        for prompt in session.exec(select(Prompt).where(col(Prompt.id).in_(chunk))):
+            assert prompt.id is not None
+            found[prompt.id] = prompt
+    return found
 
 
 def all_prompts(*, session: Session) -> list[Prompt]:

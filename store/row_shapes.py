@@ -1,6 +1,6 @@
 r"""Rows of outside files -> prompts and preferences: what each public shape means in our words.
 
-Prompts: `messages`; `prompt` (text or messages); `instruction` with or without `input`; a single column of text.
+Prompts: `messages`; `prompt` (text or messages); `instruction` with or without `input`; `text` alone.
 Preferences: `prompt` / `chosen` / `rejected` as TRL has them, text or messages; `chosen` / `rejected` alone, where the
 prompt is what both begin with; HH-RLHF as published ("\n\nHuman: ... \n\nAssistant: ..." transcripts).
 
@@ -67,13 +67,10 @@ def _prompt_value(values: dict[str, Any]) -> Any:
     if "instruction" in values:
         parts = (values["instruction"], values.get("input", ""))
         return "\n\n".join(str(part) for part in parts if part)
-    texts = [name for name, value in values.items() if isinstance(value, str)]
-    if len(values) == 1 and texts and not looks_like_preferences(values):
-        return values[texts[0]]
-    raise StoreError(
-        "expected a column `prompt`, `messages` or `instruction`, or a single column of text"
-        + _found(values, PROMPT_COLUMNS)
-    )
+    if list(values) == ["text"]:  # by no other name: a misspelled column, or one of answers, would come in as prompts
+        return values["text"]
+    expected = "expected a column `prompt`, `messages` or `instruction`, or `text` alone"
+    raise StoreError(expected + _found(values, PROMPT_COLUMNS))
 
 
 def _prompt_messages(value: Any) -> list[Message]:

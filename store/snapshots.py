@@ -16,11 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from store.database import chunks
 from store.errors import SnapshotError, UnknownRecordError
 from store.hashing import canonical_json, content_hash, file_hash, text_hash
 from store.models import Completion, Pair, Prompt, Purpose, Snapshot
-from store.preferences import CHUNK, Poll, Preference, SnapshotFilter, poll_comparisons
+from store.preferences import Poll, Preference, SnapshotFilter, poll_comparisons
 from store.prompts import Message
+from store.wording import counted
 from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
@@ -75,12 +77,12 @@ def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
     aside = f" {held_out} more on held-out prompts, which are never trained on." if held_out else ""
     if not poll.comparisons:
         raise SnapshotError("There are no comparisons to cut a snapshot from yet. Compare some pairs first.")
-    counted = f"{poll.comparisons} comparison" + "s" * (poll.comparisons != 1)
+    made = counted(poll.comparisons, "comparison")
     if not trained:
-        raise SnapshotError(f"{counted}, but no preference to train on.{dropped}{aside} Compare more pairs first.")
+        raise SnapshotError(f"{made}, but no preference to train on.{dropped}{aside} Compare more pairs first.")
     if trained < filter.min_pairs:
         raise SnapshotError(
-            f"{counted}, and only {trained} preference{'s' * (trained != 1)} to train on; "
+            f"{made}, and only {counted(trained, 'preference')} to train on; "
             f"{filter.min_pairs} are needed, {filter.min_pairs - trained} more.{dropped}{aside}"
         )
 
@@ -180,8 +182,7 @@ def _pair_sides(session: Session, prompt_hashes: list[str]) -> Sides:
         .order_by(col(Pair.id))
     )
     sides: Sides = {}
-    for start in range(0, len(prompt_hashes), CHUNK):
-        chunk = prompt_hashes[start : start + CHUNK]
+    for chunk in chunks(prompt_hashes):
         for prompt, hash_a, hash_b, pair_id in session.execute(query.where(col(Prompt.content_hash).in_(chunk))):
             sides.setdefault((prompt, hash_a, hash_b), (pair_id, "a"))
             sides.setdefault((prompt, hash_b, hash_a), (pair_id, "b"))

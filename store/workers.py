@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from store.models import Worker, now
 
 SILENCE = timedelta(seconds=20)  # a worker that has said nothing for this long is not counted as there
+FORGOTTEN = timedelta(days=1)  # and for this long, not kept in mind
 
 
 def own_name() -> str:
@@ -65,3 +66,13 @@ def live_workers(*, session: Session) -> list[Worker]:
     """The workers heard of lately, without those known to have died since."""
     heard = session.exec(select(Worker).where(col(Worker.seen_at) > now() - SILENCE))
     return [worker for worker in heard if not is_gone(worker.name)]
+
+
+def forget_dead_workers(*, session: Session) -> None:
+    """Drop the rows of workers that could not sign off: known to have ended, or silent for more than a day.
+
+    The day is for other machines' workers: nothing but silence tells of them, and one that slept may wake.
+    """
+    for worker in session.exec(select(Worker)):
+        if is_gone(worker.name) or worker.seen_at < now() - FORGOTTEN:
+            session.delete(worker)

@@ -18,8 +18,8 @@ from store.checkpoints import add_checkpoint
 from store.database import open_database, writing
 from store.models import Pair, Round
 from store.pairs import NewCompletion, add_completion, add_pair
-from store.prompts import get_or_add_prompt
 from store.rounds import latest_round
+from tests.store.asking import add_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 _CACHE = tempfile.TemporaryDirectory(prefix="pairloop-tests-")
@@ -99,8 +99,7 @@ def _make_round(engine: sa.Engine, *, pairs: int = 3, wanted: int = 1) -> tuple[
         session.flush()
         made = []
         for position in range(pairs):
-            asked = [{"role": "user", "content": f"question {number}.{position}"}]
-            prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=0)
+            prompt = add_prompt(session, f"question {number}.{position}")
             both = [
                 add_completion(
                     session=session,

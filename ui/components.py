@@ -10,8 +10,7 @@ import streamlit as st
 from store.models import Run, RunStatus, Worker
 from ui.model_text import render_model_text, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
-
-LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
+from ui.story import duration
 
 
 def page_head(title: str) -> None:
@@ -129,23 +128,3 @@ def run_progress(run: Run) -> None:
         f" · about {left} left" if left else ""
     )
     st.progress(min(1.0, step / total), text=text)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person would say them; empty for none."""
-    if not seconds or seconds < 0:
-        return ""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def percent(share: float | None) -> str:
-    """A share in whole percent; a dash for none."""
-    return "–" if share is None else f"{100 * share:.0f}%"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 pair`, `2 pairs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

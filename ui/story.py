@@ -1,14 +1,18 @@
-"""The loop's state in a person's words. Only words: what is next is decided by dpo_core.loop."""
+"""The loop's state in a person's words, and figures as people read them, for pages and commands alike.
+
+Only words: what is next is decided by dpo_core.loop. Importable without Streamlit.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_core.loop import LoopState, Step
+from dpo_core.loop import LoopState, RoundStory, Step
 from store.models import RunStatus
-from ui.components import DATA_PAGE, LOOP_PAGE, count, percent
+from store.wording import counted
 
+LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
 STAGES = ("Write pairs", "Compare", "Train", "Decide")
 _STAGE = {
     Step.IMPORT_PROMPTS: -1,
@@ -60,7 +64,10 @@ def waiting_words(state: LoopState) -> Words:
             LOOP_PAGE,
         ),
         Step.TRAIN: Words(
-            f"Round {number} is complete", "Every comparison it asked for is made. Next: training.", "Train", LOOP_PAGE
+            f"Round {number} is complete",
+            f"{_what_is_there(state)} Next: training.",
+            "Train",
+            LOOP_PAGE,
         ),
         Step.WAIT_FOR_TRAINING: Words(
             f"Round {number} is training",
@@ -71,6 +78,12 @@ def waiting_words(state: LoopState) -> Words:
         Step.DECIDE: Words(f"Round {number} is trained", "Next: decide which checkpoint goes on.", "Decide", LOOP_PAGE),
     }
     return simple.get(state.step) or _no_pair_left(state)
+
+
+def _what_is_there(state: LoopState) -> str:
+    if state.imported:
+        return f"It asks for nothing: {counted(state.imported, 'imported comparison')} can be trained on."
+    return "Every comparison it asked for is made."
 
 
 def _no_pair_left(state: LoopState) -> Words:
@@ -84,7 +97,7 @@ def _no_pair_left(state: LoopState) -> Words:
     missing = state.round.target - state.comparisons["done"] if state.round is not None else 0
     return Words(
         "All pairs are compared",
-        f"The round still wants {count(missing, 'comparison')}: ask for more pairs, or train on what there is.",
+        f"The round still wants {counted(missing, 'comparison')}: ask for more pairs, or train on what there is.",
         "See the Loop page",
         LOOP_PAGE,
     )
@@ -95,11 +108,13 @@ def headline(state: LoopState) -> Words:
     number = state.round.number if state.round is not None else 0
     name, done = state.checkpoint.name, state.comparisons.get("done", 0)
     target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
+    given = counted(state.imported, "imported comparison") if state.imported else f"{done} of {target} comparisons"
+    learns = f"{name} learns from them and becomes round-{number}."
     texts = {
         Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
         Step.START_ROUND: (
             f"Round {number + 1} can start",
-            f"{name} writes two completions for each ({count(sum(state.prompts.values()), 'prompt')} to draw on).",
+            f"{name} writes two completions for each ({counted(sum(state.prompts.values()), 'prompt')} to draw on).",
         ),
         Step.WAIT_FOR_PAIRS: (
             f"Round {number}: {name} is writing pairs",
@@ -107,20 +122,60 @@ def headline(state: LoopState) -> Words:
         ),
         Step.COMPARE: (
             f"Round {number}: {done} of {target} comparisons",
-            f"{count(pairs, 'pair')} written by {name}, {state.pairs.get('open', 0)} of them still to compare.",
+            f"{counted(pairs, 'pair')} written by {name}, {state.pairs.get('open', 0)} of them still to compare."
+            f"{_naming_words(state.naming_makers)}",
         ),
         Step.TRAIN: (
             f"Round {number} is ready to train",
-            f"{done} of {target} comparisons are made. {name} learns from them and becomes round-{number}.",
+            f"{given} {'is' if state.imported == 1 else 'are'} there. {learns}",
         ),
         Step.WAIT_FOR_TRAINING: (
             f"Round {number} is training",
-            f"{name} learns from the comparisons. Comparing can go on.",
+            f"{name} learns from {'the imported' if state.imported else 'the'} comparisons.",
         ),
         Step.DECIDE: (f"Round {number} is trained", "Which checkpoint writes the next round?"),
         Step.MEND_RUN: (f"Round {number}: a run has stopped", "Nothing compared so far is lost."),
     }
     return Words(*texts[state.step])
+
+
+def _naming_words(pairs: int) -> str:
+    """What to know about pairs that are not quite blind; empty for none."""
+    if not pairs:
+        return ""
+    return (
+        f" In {counted(pairs, 'pair')} a completion names the model that wrote it: comparing those is not quite blind."
+    )
+
+
+def late_words(state: LoopState, *, they_count: bool) -> str:
+    """How many comparisons came after the training's snapshot was cut, and what becomes of them; empty for none.
+
+    `they_count` is what `dpo_core.loop.late_ones_count` says.
+    """
+    begun = stage_of(state) >= STAGES.index("Train") and state.step != Step.TRAIN
+    if not begun or not (state.late or state.pairs.get("open")):
+        return ""
+    made = f"{counted(state.late, 'more comparison')} since training began." if state.late else "Comparing can go on."
+    anew = " If this training is given up, the one begun in its place uses it all." * (state.step == Step.MEND_RUN)
+    return f"{made} {fate_words(they_count)}{anew}"
+
+
+def fate_words(they_count: bool) -> str:
+    """What becomes of a comparison that is made after its round's snapshot was cut."""
+    if they_count:
+        return "What is compared now counts from the next round on."
+    return (
+        "What is compared now is kept and exported, but no training uses it: here, each round trains on its own "
+        "comparisons alone, as they stood when its training began."
+    )
+
+
+def made_words(entry: RoundStory) -> str:
+    """How many comparisons a round was trained on or asks for."""
+    if entry.on_imports:
+        return f"{entry.round.target:,} imported"
+    return f"{entry.comparisons['done']} of {entry.round.target}"
 
 
 def accuracy_line(evaluation: dict[str, Any]) -> str:
@@ -137,9 +192,26 @@ def trust_words(evaluation: dict[str, Any]) -> str:
     if not pairs:
         return "No comparison was on a held-out prompt, so there is nothing to judge the new checkpoint by."
     low, high = evaluation.get("interval_after") or (0.0, 1.0)
-    span = f"With {count(pairs, 'held-out pair')} the true figure lies anywhere from {percent(low)} to {percent(high)}"
+    span = (
+        f"With {counted(pairs, 'held-out pair')} the true figure lies anywhere from {percent(low)} to {percent(high)}"
+    )
     if low > 0.5:
         return f"{span}: better than a coin toss. People agree with each other on 63–77% of such pairs; expect no more."
     if high < 0.5:
         return f"{span}: worse than a coin toss. Look at the comparisons and the settings before you promote it."
     return f"{span}, a coin toss (50%) included. Take it as a hint; more rounds, or more held-out prompts, sharpen it."
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person would say them; empty for none."""
+    if not seconds or seconds < 0:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent; a dash for none."""
+    return "–" if share is None else f"{100 * share:.0f}%"

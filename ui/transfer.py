@@ -10,7 +10,7 @@ from pathlib import Path
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.exporting import export_snapshot
-from store.importing import ImportReport, detect_kind, import_preferences, import_prompts
+from store.importing import ImportReport, import_file
 from store.snapshots import get_snapshot
 
 ENDINGS = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "gz"]
@@ -21,8 +21,7 @@ def import_upload(workspace: Workspace, *, name: str, content: bytes) -> ImportR
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(name).name
         path.write_bytes(content)
-        importing = import_preferences if detect_kind(path) == "preferences" else import_prompts
-        return importing(engine=workspace.engine, path=path, held_out_share=workspace.settings.round.held_out_share)
+        return import_file(engine=workspace.engine, path=path, held_out_share=workspace.settings.round.held_out_share)
 
 
 def export_to_workspace(workspace: Workspace, *, snapshot: str, style: str, file_format: str) -> Path:

@@ -20,10 +20,10 @@ from store.comparisons import Choice, record_comparison
 from store.database import writing
 from store.models import Completion, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair, next_pair
-from store.prompts import get_or_add_prompt
 from store.rounds import latest_round, set_round_status
 from store.runs import claim_run, finish_run, get_run, report_progress
 from store.workers import beat
+from tests.store.asking import add_prompt
 
 LEASE = timedelta(hours=2)
 WORKER = "worker-1"
@@ -49,8 +49,7 @@ def add_prompts(workspace: Workspace, exchanges: Iterable[Exchange]) -> list[int
 
 
 def _prompt(session: Session, prompt: str | list[dict[str, str]], share: float) -> int:
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    found, _ = get_or_add_prompt(session=session, messages=messages, source="demo", held_out_share=share)
+    found = add_prompt(session, prompt, source="demo", held_out_share=share)
     assert found.id is not None
     return found.id
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from dpo_core.config import Settings
 from dpo_core.workspace import Workspace, create_workspace
 from store.database import writing
-from store.prompts import get_or_add_prompt
+from tests.store.asking import add_prompt
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -77,8 +77,7 @@ def make_workspace(tmp_path: Path, tiny_model: Path) -> Callable[..., Workspace]
         workspace = create_workspace(tmp_path / name, Settings.model_validate(given))
         with writing(workspace.engine) as session:
             for index in range(prompts):
-                messages = [{"role": "user", "content": f"Say something about {index}."}]
-                get_or_add_prompt(session=session, messages=messages, source="test", held_out_share=0.2)
+                add_prompt(session, f"Say something about {index}.", held_out_share=0.2)
         return workspace
 
     return make

@@ -9,24 +9,36 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core import loop
 from dpo_core.errors import RunError
 from dpo_core.loop import (
     Step,
+    cancel,
     decide,
+    go_on,
+    late_ones_count,
+    queue_evaluation,
     read_loop,
     retry,
+    return_to_comparing,
     round_stories,
     sample_more,
+    snapshot_filter,
     start_round,
     start_training,
     suggested_decision,
+    training_filter,
 )
 from dpo_core.workspace import Workspace
+from store.comparisons import Choice
 from store.database import reading, writing
 from store.errors import StateError
 from store.importing import import_preferences
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus
-from store.runs import claim_run, fail_run, list_runs
+from store.preferences import SnapshotFilter
+from store.runs import claim_run, fail_run, get_run, list_runs
+from store.snapshots import cut_snapshot
+from tests.browser import seeding
 
 Make = Callable[..., Workspace]
 
@@ -108,12 +120,17 @@ def test_a_round_asks_for_each_prompt_once_and_for_the_held_out_share(make_works
         sample_more(workspace, pairs=5, by="test")
 
 
-def test_imported_comparisons_can_be_trained_on_at_once(make_workspace: Make, tmp_path: Path) -> None:
-    workspace = make_workspace(prompts=0)
+def with_imports(workspace: Workspace, tmp_path: Path) -> Workspace:
     path = tmp_path / "preferences.jsonl"
     rows = [{"prompt": f"Question {n}?", "chosen": f"Yes, {n}.", "rejected": f"No {n}."} for n in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     import_preferences(engine=workspace.engine, path=path, held_out_share=0.2)
+    return workspace
+
+
+@pytest.mark.parametrize("setting", ["all", "round"])
+def test_imported_comparisons_can_be_trained_on_at_once(make_workspace: Make, tmp_path: Path, setting: str) -> None:
+    workspace = with_imports(make_workspace(prompts=0, training={"comparisons": setting}), tmp_path)
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
     assert (state.step, state.imported) == (Step.START_ROUND, 20)
@@ -126,6 +143,129 @@ def test_imported_comparisons_can_be_trained_on_at_once(make_workspace: Make, tm
     assert story.checkpoint.name == run.settings["parent"] == "base"
     with pytest.raises(StateError, match="no new checkpoint"):
         decide(workspace, decision=Decision.PROMOTE, by="test")
+
+
+def test_a_round_on_imports_whose_training_was_given_up_waits_to_be_trained(
+    make_workspace: Make, tmp_path: Path
+) -> None:
+    workspace = with_imports(make_workspace(prompts=0), tmp_path)
+    first = start_training(workspace, by="test")
+    cancel(workspace, run_id=first.id or 0, by="test")
+    assert step(workspace) == Step.MEND_RUN
+    return_to_comparing(workspace, by="test")
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+        [story] = round_stories(session=session)
+    assert (state.step, state.imported, story.on_imports) == (Step.TRAIN, 20, True)
+    with pytest.raises(RunError, match="asks for none"):
+        sample_more(workspace, pairs=5, by="test")
+    again = start_training(workspace, by="test")
+    assert (again.id, again.settings["snapshot"]) == (2, first.settings["snapshot"])
+    assert step(workspace) == Step.WAIT_FOR_TRAINING
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Workspace:
+    """A round of six pairs, four of them compared, trained to round-1, which waits for its decision."""
+    workspace = seeding.new_workspace(tmp_path / "trained", target=4)
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 4)
+    seeding.train(workspace, steps=1, of=1)
+    return workspace
+
+
+def test_to_go_on_is_to_decide_and_to_start_the_next_round(trained: Workspace) -> None:
+    opened = go_on(trained, decision=Decision.PROMOTE, by="Lea", comparisons=7)
+    with reading(trained.engine) as session:
+        first, second = round_stories(session=session)
+    assert (first.round.status, first.round.decision, first.round.decided_by) == ("done", "promote", "Lea")
+    assert (second.round.id, second.round.target, second.checkpoint.name) == (opened.id, 7, "round-1")
+
+
+def test_a_decision_that_cannot_be_followed_by_a_round_is_not_taken(
+    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "prompts_to_ask", lambda **_: [])
+    with pytest.raises(RunError, match="no prompts"):
+        go_on(trained, decision=Decision.PROMOTE, by="Lea")
+    with reading(trained.engine) as session:
+        [story] = round_stories(session=session)
+    assert (story.round.status, story.round.decision) == ("deciding", None)
+    assert story.result is not None and story.result.verdict is None
+
+
+def with_training_on(workspace: Workspace, comparisons: str) -> Workspace:
+    training = workspace.settings.training.model_copy(update={"comparisons": comparisons})
+    return Workspace(workspace.folder, workspace.settings.model_copy(update={"training": training}))
+
+
+@pytest.mark.parametrize(("setting", "trained_on_later"), [("all", 4 + 2 + 3), ("round", 3)])
+def test_what_becomes_of_comparisons_made_after_the_cut(
+    trained: Workspace, setting: str, trained_on_later: int
+) -> None:
+    workspace = with_training_on(trained, setting)
+    with reading(workspace.engine) as session:
+        assert read_loop(session=session).late == 0
+    seeding.compare(workspace, "me", [Choice.LEFT] * 2)
+    with reading(workspace.engine) as session:
+        assert read_loop(session=session).late == 2
+    go_on(workspace, decision=Decision.PROMOTE, by="test", comparisons=3)
+    seeding.write_pairs(workspace, seeding.plain_exchanges(9)[6:])
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    with reading(workspace.engine) as session:
+        assert read_loop(session=session).late == 0
+    start_training(workspace, by="test")
+    with reading(workspace.engine) as session:
+        second = round_stories(session=session)[1]
+    assert second.snapshot is not None
+    assert second.snapshot.manifest["comparisons"] == trained_on_later
+    assert late_ones_count(workspace) == (trained_on_later == 9)
+    with writing(workspace.engine) as session:  # kept and exported in any case
+        cut = cut_snapshot(session=session, folder=workspace.folder, filter=snapshot_filter(workspace))
+    assert cut.manifest["comparisons"] == 9
+
+
+def test_a_training_begun_anew_uses_what_came_in_since(trained: Workspace) -> None:
+    set_status(trained, RoundStatus.COMPARING)
+    seeding.compare(trained, "me", [Choice.LEFT])
+    run = start_training(trained, by="test")
+    with reading(trained.engine) as session:
+        assert read_loop(session=session).late == 0
+    assert run.settings["compared"] == 5
+
+
+def test_a_cancelled_runs_log_says_who_asked(make_workspace: Make) -> None:
+    workspace = make_workspace()
+    start_round(workspace, by="test")
+    run = claim(workspace)
+    assert cancel(workspace, run_id=run.id or 0, by="Lea").cancel_requested
+    assert "Lea asked it to stop." in (workspace.run_folder(run.id or 0) / "log.txt").read_text()
+    with writing(workspace.engine) as session:
+        fail_run(session=session, run_id=run.id or 0, attempt=run.attempt, error="No.")
+    with pytest.raises(StateError, match="failed already"):
+        cancel(workspace, run_id=run.id or 0, by="Lea")
+    with reading(workspace.engine) as session:
+        assert get_run(session=session, run_id=run.id or 0).status == RunStatus.FAILED
+
+
+def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:
+    workspace = make_workspace(training={"min_agreement": 0.7, "comparisons": "round"})
+    assert snapshot_filter(workspace) == SnapshotFilter(min_agreement=0.7)
+    told = snapshot_filter(workspace, round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
+    assert told == SnapshotFilter(round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
+    assert training_filter(workspace, 3) == SnapshotFilter((3,), include_imported=False, min_agreement=0.7)
+    assert training_filter(with_training_on(workspace, "all"), 3) == SnapshotFilter(min_agreement=0.7)
+
+
+@pytest.mark.parametrize(("named", "judged"), [(None, "round-1"), ("base", "base")])
+def test_the_newest_checkpoint_is_judged_unless_another_is_named(
+    trained: Workspace, named: str | None, judged: str
+) -> None:
+    with reading(trained.engine) as session:
+        [story] = round_stories(session=session)
+    assert story.snapshot is not None
+    run = queue_evaluation(trained, checkpoint=named, snapshot=story.snapshot, by="test")
+    assert (run.settings["checkpoint"], run.settings["reference"]) == (judged, "base")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from trl import DPOTrainer
 
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
-from dpo_core.evaluate import pair_logps
+from dpo_core.logps import pair_logps
 from dpo_core.tokenization import tokenize_pairs
 from dpo_core.trainer import PairTrainer, last_complete_checkpoint, trainer_arguments, training_rows
 from store.snapshots import PreferencePair
@@ -60,7 +60,7 @@ def load(folder: Path) -> Any:
 def pair_trainer(folder: Path, out: Path, settings: TrainingSettings, seen: list[dict[str, float]], tuning: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = tokenize_pairs(PAIRS, tokenizer, max_length=settings.max_length)
-    reference = pair_logps(load(folder), tokenizer, tokens, batch_size=3)
+    reference = pair_logps(load(folder), tokenizer, tokens, batch_tokens=150)
     return PairTrainer(
         load(folder),
         tokenizer,

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from dpo_core import worker
 from dpo_core.carry_out import ORPHANED
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
-from store.models import Completion, Run, RunKind, RunStatus, Worker
+from store.models import Completion, Run, RunKind, RunStatus, Worker, now
 from store.runs import MAX_CRASHES, cancel_run, get_run, queue_run, retry_run
-from store.workers import is_gone, live_workers, own_name
+from store.workers import beat, is_gone, live_workers, own_name
 
 FAKE = Path(__file__).with_name("fake_runs.py")
 LONG = {"steps": 40, "seconds": 0.1}
@@ -266,6 +267,48 @@ def test_a_run_that_dies_at_one_spot_again_and_again_is_given_up(workspace: Work
     assert (run.status, run.attempt) == (RunStatus.FAILED, MAX_CRASHES)
     assert f"Its process died {MAX_CRASHES} times without any progress." in (run.error or "")
     assert written(workspace, number) == [(1, "attempt 1")]
+
+
+@pytest.mark.parametrize(
+    ("misfortune", "status", "told"),
+    [
+        ("none", 0, []),
+        ("words", 2, ["Run 1 (sample) failed: The cat sits on the keyboard. Lift it off and retry."]),
+        ("exit", 2, ["Run 1 (sample) failed: Its process ended early (exit status 3). The end of its log:"]),
+    ],
+)
+def test_a_worker_that_came_for_what_is_queued_says_if_it_failed(
+    workspace: Workspace, misfortune: str, status: int, told: list[str]
+) -> None:
+    queue(workspace, at={"2": misfortune})
+    queue(workspace)
+    command = [sys.executable, str(FAKE), "worker", "--workspace", str(workspace.folder), "--once"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = [line.partition(" ERROR ")[2] for line in done.stderr.splitlines() if " ERROR " in line]
+    assert (done.returncode, len(lines)) == (status, len(told))
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+    assert fetch(workspace, 2).status == RunStatus.DONE, "what comes after a failed run is carried out all the same"
+
+
+def test_a_run_that_crashed_and_was_finished_has_not_failed(workspace: Workspace, fake_child: None) -> None:
+    number = queue(workspace, at={"2": "die"}, bad_attempts=1)
+    had = worker.work(workspace, stop=threading.Event(), once=True)
+    assert (had, fetch(workspace, number).status) == ([number, number], RunStatus.DONE)
+    assert worker._failed(workspace, had) == []
+
+
+def test_a_worker_forgets_those_that_died_without_a_word(workspace: Workspace) -> None:
+    host, _, numbering = own_name().rsplit(":", 2)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    alive, heard, silent = f"{host}:{os.getppid()}:{numbering}", "elsewhere:1:0", "elsewhere:2:0"
+    with writing(workspace.engine) as session:
+        for name in (f"{host}:{ended.pid}:{numbering}", alive, heard):
+            beat(session=session, name=name, doing="")
+        session.add(Worker(name=silent, seen_at=now() - timedelta(days=2)))
+    work_off(workspace)
+    with reading(workspace.engine) as session:
+        assert {row.name for row in session.exec(select(Worker))} == {alive, heard}
 
 
 def test_two_workers_never_carry_out_the_same_run(

@@ -12,16 +12,16 @@ from store.errors import StateError, StoreError, UnknownRecordError
 from store.models import Role
 
 
-def test_a_run_that_resumes_registers_its_checkpoint_once(engine: sa.Engine) -> None:
+def test_only_the_base_can_be_registered_twice(engine: sa.Engine) -> None:
     with writing(engine) as session:
         base = add_checkpoint(session=session, name="base", path="checkpoints/base")
-        made = [
-            add_checkpoint(
-                session=session, name="round-1", path="x", kind="lora", parent_id=base.id, settings={"beta": 0.1}
-            )
-            for _ in range(2)
-        ]
-    assert made[0].id == made[1].id
+        again = add_checkpoint(session=session, name="base", path="elsewhere")
+        assert (again.id, again.path) == (base.id, "checkpoints/base")
+        add_checkpoint(
+            session=session, name="round-1", path="x", kind="lora", parent_id=base.id, settings={"beta": 0.1}
+        )
+        with pytest.raises(StateError, match=r"a checkpoint called 'round-1' already, made in x\. It was kept"):
+            add_checkpoint(session=session, name="round-1", path="y", parent_id=base.id)
     with reading(engine) as session:
         kept = get_checkpoint(session=session, name="round-1")
         assert (kept.parent_id, kept.kind, kept.settings) == (base.id, "lora", {"beta": 0.1})

@@ -20,7 +20,7 @@ from store.comparisons import Choice, record_comparison
 from store.database import open_database, reading, writing
 from store.models import Checkpoint, Comparison, Pair, Round, now
 from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
-from store.prompts import get_or_add_prompt
+from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last
 
 WANTED = {1: 1, 2: 2, 3: 1, 4: 2}  # how many answers pairs 1 to 4 ask for
@@ -45,8 +45,7 @@ def prepared_file() -> tuple[tempfile.TemporaryDirectory[str], Path, dict[int, i
 
 
 def _add_pair(session: object, number: int, wanted: int) -> Pair:
-    asked = [{"role": "user", "content": f"question {number}"}]
-    prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=0)
+    prompt = add_prompt(session, f"question {number}")
     both = [
         add_completion(session=session, prompt_id=prompt.id, new=NewCompletion(text=text), checkpoint_id=1)
         for text in ("this", "that")

@@ -214,3 +214,9 @@ def test_what_an_interrupted_backup_left_behind_is_in_nobodys_way(engine: sa.Eng
     (tmp_path / "copy.db.part-journal").write_text("half a journal " * 1000)
     backup_database(engine, tmp_path / "copy.db")
     assert count_annotators(tmp_path / "copy.db") == 0
+
+
+def test_what_a_sample_run_wrote_is_found_by_an_index(engine: sa.Engine) -> None:
+    with reading(engine) as session:
+        found = session.execute(sa.text("EXPLAIN QUERY PLAN SELECT prompt_id FROM completion WHERE run_id = 1")).all()
+    assert ["ix_completion_run_id" in row.detail for row in found] == [True]

@@ -27,7 +27,7 @@ from store.pairs import (
     release_hold,
     shown_pair,
 )
-from store.prompts import get_or_add_prompt
+from tests.store.asking import add_imported_text, add_prompt
 from tests.store.undoing import undo_last
 
 
@@ -48,15 +48,13 @@ def let_holds_lapse(engine: sa.Engine) -> None:
 
 
 def imported(session: Session, text: str, question: str = "why?") -> Completion:
-    asked = [{"role": "user", "content": question}]
-    prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=0)
-    return add_completion(session=session, prompt_id=prompt.id, new=NewCompletion(text=text))
+    return add_imported_text(session, add_prompt(session, question).id, text)
 
 
-def test_an_imported_text_is_one_completion_a_sampled_one_is_not(engine: sa.Engine, make_round: Any) -> None:
+def test_two_samples_may_be_equal_an_imported_text_is_there_once(engine: sa.Engine, make_round: Any) -> None:
     make_round(engine, pairs=0)
     with writing(engine) as session:
-        first, second = imported(session, "because"), imported(session, "because")
+        first = imported(session, "because")
         sampled = [
             add_completion(
                 session=session,
@@ -66,8 +64,9 @@ def test_an_imported_text_is_one_completion_a_sampled_one_is_not(engine: sa.Engi
             )
             for _ in range(2)
         ]
-    assert first.id == second.id
     assert len({first.id, *[completion.id for completion in sampled]}) == 3
+    with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
+        imported(session, "because")
 
 
 def test_a_pair_is_two_texts_for_one_prompt(engine: sa.Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import subprocess
@@ -60,6 +61,18 @@ while True:
         said = record_comparison(session=session, pair_id=pair, annotator_id=number, choice="tie", replace=True)
     print(said.id, flush=True)
     pair = pair % 20 + 1
+"""
+)
+
+IMPORTS = (
+    PREAMBLE
+    + """
+from pathlib import Path
+from store.importing import import_file
+folder = Path(url.removeprefix("sqlite:///")).parent
+for name in ("same.jsonl", f"own-{number}.jsonl"):
+    report = import_file(engine=engine, path=folder / name, held_out_share=0.1)
+    print(report.comparisons_added, report.prompts_added, report.rows)
 """
 )
 
@@ -123,6 +136,23 @@ def test_processes_that_work_one_queue_share_it_out(
     assert Counter(pair for mine in served for pair in mine) == Counter(pair.id for pair in pairs)
     rows = query(tmp_path / "pairloop.db", "SELECT pair_id, annotator_id FROM comparison")
     assert sorted(rows) == sorted((pair, who) for who, mine in zip(people, served, strict=True) for pair in mine)
+
+
+def preferences(path: Path, numbers: Sequence[int]) -> None:
+    rows = [{"prompt": f"q{number}", "chosen": f"good {number}", "rejected": f"bad {number}"} for number in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_processes_that_import_the_same_at_once_add_it_once(engine: sa.Engine, tmp_path: Path) -> None:
+    preferences(tmp_path / "same.jsonl", range(300))
+    for number in range(3):  # each has a hundred rows of its own and shares two hundred with its neighbour
+        preferences(tmp_path / f"own-{number}.jsonl", range(200 + number * 100, 500 + number * 100))
+    printed = run_together(IMPORTS, tmp_path / "pairloop.db", range(3))
+    rows = [lines[start : start + 3] for lines in printed for start in (0, 3)]
+    assert [sum(column) for column in zip(*rows, strict=True)] == [700, 700, 6 * 300]
+    tables = ("prompt", "completion", "pair", "comparison", "import")
+    counts = [query(tmp_path / "pairloop.db", f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert counts == [700, 1400, 700, 700, 4]
 
 
 def kill_after(process: subprocess.Popen[str], lines: int) -> list[int]:

@@ -17,7 +17,6 @@ from store.hashing import content_hash, file_hash, text_hash
 from store.models import Comparison, Completion, Pair, Prompt, Round, RoundStatus, Snapshot, now
 from store.pairs import NewCompletion, add_completion, add_pair
 from store.preferences import REASONS, SnapshotFilter
-from store.prompts import get_or_add_prompt
 from store.snapshots import (
     cut_snapshot,
     get_snapshot,
@@ -26,6 +25,7 @@ from store.snapshots import (
     snapshot_pairs,
     verify_snapshot,
 )
+from tests.store.asking import add_imported_text, add_prompt
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,11 @@ def say(session: Session, pairs: list[Given]) -> None:
 
 
 def _say_one(session: Session, given_pair: Given, base_id: int) -> None:
-    asked = [{"role": "user", "content": given_pair.prompt}]
-    share = 1.0 if given_pair.held_out else 0.0
-    prompt, _ = get_or_add_prompt(session=session, messages=asked, source="test", held_out_share=share)
-    made_by = {"checkpoint_id": base_id} if given_pair.round else {"source": "file"}
+    prompt = add_prompt(session, given_pair.prompt, held_out_share=1.0 if given_pair.held_out else 0.0)
     texts = [
-        add_completion(session=session, prompt_id=prompt.id, new=NewCompletion(text), **made_by)
+        add_completion(session=session, prompt_id=prompt.id, new=NewCompletion(text), checkpoint_id=base_id)
+        if given_pair.round
+        else add_imported_text(session, prompt.id, text)
         for text in (given_pair.a, given_pair.b)
     ]
     opened = session.exec(select(Round).where(Round.number == given_pair.round)).first()

@@ -272,6 +272,25 @@ def test_a_bad_line_is_named_and_nothing_is_imported(pairloop: Pairloop, workspa
     assert pairloop("status", "--json").json["state"]["prompts"] == {"train": 0, "held_out": 0}
 
 
+def test_a_misspelled_column_is_named_and_nothing_is_imported(
+    pairloop: Pairloop, workspace: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.csv"
+    given.write_text("promt\nHow do I keep basil alive?\n")
+    said = pairloop("import", given)
+    assert said.code == YOURS
+    assert "given.csv, line 2: expected a column `prompt`, `messages` or `instruction`" in said.err
+    assert "found `promt`. Is `promt` meant for `prompt`?" in said.err
+    assert pairloop("status", "--json").json["state"]["prompts"] == {"train": 0, "held_out": 0}
+
+
+def test_what_a_file_holds_is_told_by_its_columns_or_said(pairloop: Pairloop, workspace: Path, tmp_path: Path) -> None:
+    given = preferences(tmp_path / "given.jsonl", 3)
+    for kind, asked in (("prompts", ["--kind", "prompts"]), ("preferences", [])):
+        report = pairloop("import", given, "--json", *asked).json["imports"][0]
+        assert (report["kind"], report["comparisons_added"]) == (kind, 0 if asked else 3)
+
+
 def test_from_import_to_export(pairloop: Pairloop, workspace: Path, tmp_path: Path) -> None:
     assert pairloop("snapshot").code == YOURS  # nothing to cut from
     assert "12" in pairloop("import", preferences(tmp_path / "given.jsonl")).out

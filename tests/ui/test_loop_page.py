@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dpo_core.loop import Step, read_loop
+from dpo_core.config import FILE_NAME
+from dpo_core.loop import Step, cancel, read_loop
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.importing import import_preferences
 from store.runs import fail_run, list_runs
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
@@ -156,6 +161,14 @@ def test_a_failed_training_can_be_given_up(compared: Workspace, open_app: OpenAp
     assert step(compared) == Step.TRAIN
 
 
+def test_what_came_in_since_is_used_if_a_failed_training_is_given_up(compared: Workspace, open_app: OpenApp) -> None:
+    failed(compared)
+    seeding.compare(compared, "me", [LEFT])
+    page = words(open_app("loop"))
+    assert "1 more comparison since training began." in page
+    assert "If this training is given up, the one begun in its place uses it all." in page
+
+
 def test_what_happened_before_stays_in_sight(compared: Workspace, open_app: OpenApp) -> None:
     seeding.train(compared, steps=4, of=4)
     seeding.promote(compared)
@@ -172,3 +185,56 @@ def test_two_people_press_the_same_button(compared: Workspace, open_app: OpenApp
     with reading(compared.engine) as session:
         assert [run.kind for run in list_runs(session=session)] == ["train", "sample"]
     assert "nothing to train now" in words(second)
+
+
+def test_a_round_on_imports_is_trained_again_after_its_training_was_given_up(
+    workspace: Workspace, open_app: OpenApp, tmp_path: Path
+) -> None:
+    path = tmp_path / "given.jsonl"
+    rows = [{"prompt": f"Question {n}?", "chosen": f"Yes, {n}.", "rejected": f"No, {n}."} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_preferences(engine=workspace.engine, path=path, held_out_share=0.2)
+    app = open_app("loop")
+    button(app, "Train on 20 imported comparisons").click().run()
+    assert "base learns from the imported comparisons." in words(app)
+    cancel(workspace, run_id=1, by="test")
+    app = open_app("loop")
+    button(app, "Give this training up").click().run()
+    assert (primary(app), labels(app)[-1]) == (["Train"], "Train")  # and nothing to compare or to write
+    assert "20 imported comparisons are there." in words(app)
+    assert "<td>20 imported</td>" in words(app)
+    assert "It asks for nothing: 20 imported comparisons" in words(open_app())
+    button(app, "Train").click().run()
+    assert step(workspace) == Step.WAIT_FOR_TRAINING
+
+
+def each_round_alone(workspace: Workspace) -> None:
+    settings = workspace.folder / FILE_NAME
+    text = settings.read_text()
+    assert 'comparisons = "all"' in text
+    settings.write_text(text.replace('comparisons = "all"', 'comparisons = "round"'))
+
+
+def test_what_comes_in_after_the_cut_is_counted_and_its_fate_told(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=1, of=4, finish=False)
+    app = open_app("loop")
+    assert "Comparing can go on. What is compared now counts from the next round on." in words(app)
+    assert primary(app) == ["Compare"]
+    seeding.compare(compared, "me", [LEFT])
+    assert "1 more comparison since training began. What is compared now counts" in words(open_app("loop"))
+
+
+def test_nobody_is_pressed_to_compare_what_no_training_uses(compared: Workspace, open_app: OpenApp) -> None:
+    each_round_alone(compared)
+    seeding.train(compared, steps=1, of=4, finish=False)
+    seeding.compare(compared, "me", [LEFT, RIGHT])
+    app = open_app("loop")
+    assert "2 more comparisons since training began. What is compared now is kept and exported" in words(app)
+    assert primary(app) == ["Watch the run"]
+
+
+def test_the_label_page_says_so_too(compared: Workspace, open_app: OpenApp) -> None:
+    each_round_alone(compared)
+    seeding.train(compared, steps=1, of=4, finish=False)
+    page = words(open_app())
+    assert "Round 1 is training already. What is compared now is kept and exported, but no training uses it" in page

@@ -58,6 +58,7 @@ def test_a_run_is_cancelled_after_asking(training: Run, workspace: Workspace, op
     app = open_app("runs")
     button(app, "Cancel this run").click().run()
     assert fresh(workspace, training).cancel_requested
+    assert any("me asked it to stop." in each.value for each in app.code)
     assert "running, stopping" in words(app)
     assert labels(app) == []
 

@@ -9,24 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
+from dpo_core.loop import snapshot_filter
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import list_annotators, retract_annotator
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.exporting import export_snapshot
-from store.importing import ImportReport, detect_kind, import_preferences, import_prompts
+from store.importing import ImportReport, Kind, import_file
 from store.models import Annotator, Snapshot
-from store.preferences import REASONS, SnapshotFilter
+from store.preferences import REASONS
 from store.snapshots import cut_snapshot, get_snapshot, list_snapshots
 from ui.commands.options import HERE, JsonOption, WorkspaceOption
 from ui.commands.printing import RunBar, print_facts, print_json, print_table, say
-
-
-class Kind(StrEnum):
-    """What a file holds."""
-
-    PROMPTS = "prompts"
-    PREFERENCES = "preferences"
 
 
 class Style(StrEnum):
@@ -57,7 +51,7 @@ def import_files(
 ) -> None:
     """Bring in prompts, or preferences that people gave elsewhere.
 
-    Prompts: a column `prompt` (text or chat messages), `messages` or `instruction`, or one text a line.
+    Prompts: a column `prompt` (text or chat messages), `messages` or `instruction`, `text` alone, or one text a line.
     Preferences: `prompt`, `chosen`, `rejected` as TRL has them, `chosen` and `rejected` alone, or HH-RLHF's own files.
     A file comes in whole or, if a line is bad, not at all; what is known already is recognised.
 
@@ -74,7 +68,7 @@ def import_files(
 
 
 def import_all(
-    workspace: Workspace, files: Sequence[Path], *, kind: str | None, source: str | None
+    workspace: Workspace, files: Sequence[Path], *, kind: Kind | None, source: str | None
 ) -> list[ImportReport]:
     """Import the files one after another. Those before a bad one stay imported, and the error says so."""
     reports: list[ImportReport] = []
@@ -89,13 +83,13 @@ def import_all(
     return reports
 
 
-def _import_one(workspace: Workspace, path: Path, kind: str | None, source: str | None) -> ImportReport:
-    import_file = import_prompts if (kind or detect_kind(path)) == Kind.PROMPTS else import_preferences
+def _import_one(workspace: Workspace, path: Path, kind: Kind | None, source: str | None) -> ImportReport:
     with RunBar() as bar:
         return import_file(
             engine=workspace.engine,
             path=path,
             held_out_share=workspace.settings.round.held_out_share,
+            kind=kind,
             source=source,
             on_progress=lambda phase, done, total: bar({"phase": phase, "step": done, "total": total}),
         )
@@ -191,10 +185,11 @@ def snapshot(
     if list_them:
         _list_snapshots(opened, as_json)
         return
-    wanted = SnapshotFilter(
+    wanted = snapshot_filter(
+        opened,
         round_numbers=tuple(rounds) if rounds else None,
         include_imported=imported,
-        min_agreement=opened.settings.training.min_agreement if min_agreement is None else min_agreement,
+        min_agreement=min_agreement,
         max_chars=max_chars,
         exclude_annotators=tuple(exclude or ()),
     )

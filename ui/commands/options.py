@@ -29,6 +29,13 @@ DetachOption = Annotated[
 ]
 
 
+def only_one(**given: object) -> None:
+    """Raise a usage error that names the options given where they exclude each other."""
+    named = [f"--{name}" for name, value in given.items() if value]
+    if len(named) > 1:
+        raise typer.BadParameter(f"{', '.join(named[:-1])} and {named[-1]} do not go together: give one of them.")
+
+
 def this_person() -> str:
     """Who asks for a run, as the record keeps it."""
     try:

@@ -10,8 +10,9 @@ from dpo_core.loop import RoundStory, decide, return_to_comparing, round_stories
 from dpo_core.workspace import open_workspace
 from store.database import reading
 from store.models import Decision
-from ui.commands.options import HERE, JsonOption, WorkspaceOption, this_person
+from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import percent, print_json, print_table, say
+from ui.story import made_words
 
 COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out accuracy", "decision")
 
@@ -32,8 +33,7 @@ def rounds(
       pairloop rounds
       pairloop rounds --promote && pairloop sample
     """
-    if promote + keep + reopen > 1:
-        raise typer.BadParameter("Give one of --promote, --keep and --reopen.")
+    only_one(promote=promote, keep=keep, reopen=reopen)
     opened = open_workspace(workspace)
     if reopen:
         return_to_comparing(opened, by=this_person())
@@ -54,7 +54,7 @@ def _row(story: RoundStory) -> tuple[Any, ...]:
         story.round.number,
         story.round.status,
         story.checkpoint.name,
-        f"{story.comparisons['done']} of {story.round.target}",
+        made_words(story),
         story.result.name if story.result else None,
         _accuracy(story),
         story.round.decision,

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlmodel import Session
 
 from dpo_core.carry_out import carry_out_here
 from dpo_core.config import read_assignments
 from dpo_core.errors import RunCancelled, RunError
-from dpo_core.loop import queue_evaluation, read_loop, retry, sample_more, start_round, start_training
+from dpo_core.loop import cancel, queue_evaluation, read_loop, retry, sample_more, start_round, start_training
 from dpo_core.workspace import Workspace, open_workspace
-from store.checkpoints import get_checkpoint, serving_checkpoint
-from store.database import reading, writing
-from store.models import Checkpoint, Run, RunKind, RunStatus
-from store.runs import cancel_run, get_run, list_runs
+from store.database import reading
+from store.models import Run, RunKind, RunStatus
+from store.runs import get_run, list_runs
 from store.snapshots import get_snapshot
 from store.workers import live_workers
-from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, this_person
+from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
 
 POLL_SECONDS = 0.5
@@ -112,9 +111,8 @@ def evaluate(
     """
     opened = open_workspace(workspace)
     with reading(opened.engine) as session:
-        judged = _judged(session, checkpoint)
-        on = get_snapshot(session=session, name=snapshot)
-    run = queue_evaluation(opened, checkpoint=judged.name, snapshot=on, by=this_person())
+        judged_on = get_snapshot(session=session, name=snapshot)
+    run = queue_evaluation(opened, checkpoint=checkpoint, snapshot=judged_on, by=this_person())
     _see_through(opened, run, detach=detach, as_json=as_json)
 
 
@@ -122,7 +120,7 @@ def runs(
     number: Annotated[int | None, typer.Argument(help="One run, in full.", show_default="a list of all")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its progress until it is over.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Print its log.")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Ask it to stop; what it saved is kept.")] = False,
+    cancel_it: Annotated[bool, typer.Option("--cancel", help="Ask it to stop; what it saved is kept.")] = False,
     retry_it: Annotated[bool, typer.Option("--retry", help="Queue it again, to go on from what it saved.")] = False,
     detach: DetachOption = False,
     workspace: WorkspaceOption = HERE,
@@ -136,21 +134,28 @@ def runs(
       pairloop runs 3 --follow
       pairloop runs 3 --retry
     """
+    only_one(follow=follow, log=log, cancel=cancel_it, retry=retry_it)
+    only_one(follow=follow, log=log, cancel=cancel_it, detach=detach)
+    if detach and not retry_it:
+        raise typer.BadParameter("--detach goes with --retry: nothing else here puts a run in the queue.")
+    if number is None and (follow or log or cancel_it or retry_it):
+        raise typer.BadParameter("Say which run, as in `pairloop runs 3 --follow`.")
     opened = open_workspace(workspace)
     if number is None:
-        _check_no_action(follow or log or cancel or retry_it)
         _list_runs(opened, as_json)
     elif retry_it:
         _see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
     elif follow:
         _report(_follow(opened, number), as_json)
+    elif cancel_it:
+        _show(opened, cancel(opened, run_id=number, by=this_person()), log=False, as_json=as_json)
     else:
-        _one_run(opened, number, log=log, cancel=cancel, as_json=as_json)
+        _show(opened, _fetch(opened, number), log=log, as_json=as_json)
 
 
-def _check_no_action(asked: bool) -> None:
-    if asked:
-        raise typer.BadParameter("Say which run, as in `pairloop runs 3 --follow`.")
+def _fetch(workspace: Workspace, number: int) -> Run:
+    with reading(workspace.engine) as session:
+        return get_run(session=session, run_id=number)
 
 
 def _list_runs(workspace: Workspace, as_json: bool) -> None:
@@ -175,24 +180,23 @@ def _how_far(run: Run) -> str:
     return f"{progress['phase']} {progress['step']}/{progress['total']}" if progress else ""
 
 
-def _one_run(workspace: Workspace, number: int, *, log: bool, cancel: bool, as_json: bool) -> None:
-    with writing(workspace.engine) if cancel else reading(workspace.engine) as session:
-        run = cancel_run(session=session, run_id=number) if cancel else get_run(session=session, run_id=number)
-    text = _log(workspace, number)
+def _show(workspace: Workspace, run: Run, *, log: bool, as_json: bool) -> None:
+    assert run.id is not None
+    folder = workspace.run_folder(run.id)
     if as_json:
-        print_json({"run": run, "folder": workspace.run_folder(number)} | ({"log": text} if log else {}))
+        print_json({"run": run, "folder": folder} | ({"log": _log(folder)} if log else {}))
     elif log:
-        print(text, end="")
+        print(_log(folder), end="")
     else:
-        _show(run)
+        _print_run(run)
 
 
-def _log(workspace: Workspace, number: int) -> str:
-    path = workspace.run_folder(number) / "log.txt"
+def _log(folder: Path) -> str:
+    path = folder / "log.txt"
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _show(run: Run) -> None:
+def _print_run(run: Run) -> None:
     asked_to_stop = " (asked to stop)" if run.cancel_requested and run.status not in OVER else ""
     print_facts(
         {"Run": f"{run.id}, {run.kind}", "Status": f"{run.status}{asked_to_stop}", "Asked by": run.requested_by}
@@ -211,16 +215,6 @@ def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif not isinstance(value, list):
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _judged(session: Session, name: str | None) -> Checkpoint:
-    """The checkpoint of this name; else the open round's new one, else the serving one."""
-    if name is not None:
-        return get_checkpoint(session=session, name=name)
-    current = read_loop(session=session).round
-    if current is not None and current.result_checkpoint_id is not None:
-        return session.get_one(Checkpoint, current.result_checkpoint_id)
-    return serving_checkpoint(session=session)
 
 
 def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:

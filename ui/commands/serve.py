@@ -112,7 +112,9 @@ def _welcome(workspace: Workspace, url: str, open_it: bool) -> None:
 
 
 def worker(
-    once: Annotated[bool, typer.Option("--once", help="Stop when the queue is empty.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop when the queue is empty; exit code 2 if a run failed.")
+    ] = False,
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Carry out runs, here or on another machine that shares the workspace.
@@ -130,4 +132,4 @@ def worker(
     os.environ["PYTHONSAFEPATH"] = "1"  # its runs are processes too, and look for our packages
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     logging.getLogger("pairloop").setLevel(logging.INFO)
-    carry_out_runs(opened, once=once)
+    raise typer.Exit(carry_out_runs(opened, once=once))

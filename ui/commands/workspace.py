@@ -13,8 +13,10 @@ from dpo_core.config import ModelSettings, Settings
 from dpo_core.loop import LoopState, Step, read_loop
 from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
-from store.importing import detect_kind
+from store.models import Round
+from store.reading_files import read_rows
 from store.runs import list_runs
+from store.wording import counted
 from store.workers import live_workers
 from ui.commands.data import import_all, print_reports
 from ui.commands.options import HERE, JsonOption, WorkspaceOption
@@ -26,8 +28,8 @@ NEXT: dict[Step, tuple[str, str]] = {
     Step.IMPORT_PROMPTS: ("Bring in prompts for the model to answer.", "pairloop import prompts.jsonl"),
     Step.START_ROUND: ("Let {checkpoint} write pairs for the next round.", "pairloop sample"),
     Step.WAIT_FOR_PAIRS: ("{checkpoint} is writing the pairs.", "pairloop runs {run} --follow"),
-    Step.COMPARE: ("Compare: {done} of {target} done, {open} pairs are waiting.", "pairloop up"),
-    Step.TRAIN: ("There are enough comparisons: train on them.", "pairloop train"),
+    Step.COMPARE: ("Compare: {done} of {target} done, {open} still to compare.", "pairloop up"),
+    Step.TRAIN: ("The comparisons are there: train on them.", "pairloop train"),
     Step.WAIT_FOR_TRAINING: ("The next checkpoint is being trained.", "pairloop runs {run} --follow"),
     Step.DECIDE: ("Decide whether the new checkpoint writes the next round.", "pairloop rounds --promote (or --keep)"),
     Step.MEND_RUN: ("Run {run} did not finish: {error}", "pairloop runs {run} --retry (or pairloop rounds --reopen)"),
@@ -63,7 +65,7 @@ def init(
     base = str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
     facts = check_base(base, folder)
     if prompts:
-        detect_kind(prompts)  # raises for a file that cannot be read, before there is a workspace
+        next(read_rows(prompts), None)  # raises for a file that cannot be read, before there is a workspace
     settings = Settings(model=ModelSettings(base=base, tuning="lora" if lora else "full"))
     made = create_workspace(folder, settings)
     imported = import_all(made, [prompts], kind=None, source=None) if prompts else []
@@ -118,7 +120,7 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
         "error": (state.run.error or f"it was {state.run.status}.") if state.run else "",
         "done": state.comparisons.get("done", 0),
         "target": state.round.target if state.round else 0,
-        "open": state.pairs.get("open", 0),
+        "open": counted(state.pairs.get("open", 0), "pair"),
     }
     return text.format(**facts), command.format(**facts)
 
@@ -131,9 +133,18 @@ def _standing(state: LoopState) -> dict[str, Any]:
     if state.round is not None:
         facts["Round"] = f"{state.round.number} ({state.round.status})"
     if state.round is not None and state.comparisons:
-        facts["Comparisons"] = f"{state.comparisons['done']} of {state.round.target}"
-        facts["Pairs"] = f"{state.pairs['pairs']}, {state.pairs['open']} still open"
+        facts |= _asked(state, state.round)
     return facts
+
+
+def _asked(state: LoopState, current: Round) -> dict[str, Any]:
+    if state.imported:
+        return {"Comparisons": f"{state.imported} imported"}
+    late = f", {state.late} of them since training began" if state.late else ""
+    return {
+        "Comparisons": f"{state.comparisons['done']} of {current.target}{late}",
+        "Pairs": f"{state.pairs['pairs']}, {state.pairs['open']} still open",
+    }
 
 
 def _workers(workers: Any) -> str:

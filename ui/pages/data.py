@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dpo_core.loop import snapshot_filter
 from dpo_core.workspace import Workspace
 from store.comparisons import Labelled, count_comparisons, recent_comparisons
 from store.database import reading, writing
 from store.exporting import FILE_FORMATS, STYLES
 from store.models import Snapshot
-from store.preferences import REASONS, SnapshotFilter
+from store.preferences import REASONS
 from store.prompts import count_prompts
 from store.snapshots import cut_snapshot, list_snapshots
+from store.wording import counted
 from ui import components as show
 from ui.state import act, current_workspace, errors_in_words, show_messages
 from ui.transfer import ENDINGS, export_to_workspace, import_upload, zipped
@@ -41,7 +43,7 @@ def counts(prompts: dict[str, int], said: dict[str, int], snapshots: list[Snapsh
     """How much there is of everything."""
     figures = (
         ("Prompts", prompts["train"] + prompts["held_out"], f"{prompts['held_out']} held out"),
-        ("Comparisons", said["comparisons"], f"by {show.count(said['annotators'], 'annotator')}"),
+        ("Comparisons", said["comparisons"], f"by {counted(said['annotators'], 'annotator')}"),
         ("Snapshots", len(snapshots), ""),
     )
     for column, (label, value, note) in zip(st.columns(len(figures)), figures, strict=True):
@@ -132,10 +134,9 @@ def label(snapshot: Snapshot) -> str:
 
 
 def cut(workspace: Workspace) -> None:
-    """Cut a snapshot of all comparisons, as training would."""
-    agreement = workspace.settings.training.min_agreement
+    """Cut a snapshot of all that was compared so far."""
     with writing(workspace.engine) as session:
-        cut_snapshot(session=session, folder=workspace.folder, filter=SnapshotFilter(min_agreement=agreement))
+        cut_snapshot(session=session, folder=workspace.folder, filter=snapshot_filter(workspace))
 
 
 def manifest(snapshot: Snapshot) -> None:

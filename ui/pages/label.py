@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dpo_core.loop import LoopState, Step, read_loop, start_round
+from dpo_core.loop import LoopState, Step, late_ones_count, read_loop, start_round
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice, count_annotator, last_comparison_id
 from store.database import reading, writing
@@ -12,6 +12,7 @@ from store.models import Round, RoundStatus
 from store.pairs import ShownPair, next_pair
 from store.workers import live_workers
 from ui import components as show
+from ui import story
 from ui.state import (
     act,
     current_workspace,
@@ -23,7 +24,6 @@ from ui.state import (
     show_messages,
     take_back,
 )
-from ui.story import waiting_words
 from ui.theme import start_at_the_top
 
 # Letters that are easy to find; Streamlit keeps C and R for itself, and the arrows up and down still scroll.
@@ -75,7 +75,7 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
         left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
     with right:
         show.name_control()
-    if current is None or current.id is None:
+    if current is None or current.id is None or state.imported:  # a round on imports asks nobody anything
         return
     with reading(workspace.engine) as session:
         mine = count_annotator(session=session, round_id=current.id, annotator_id=annotator_id)
@@ -85,7 +85,7 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
 
 def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_id: int) -> None:
     """One pair, and the verdicts within reach of the keyboard."""
-    target_reached(state)
+    target_reached(workspace, state)
     show.prompt_block(pair.messages)
     show.completion_panes(pair.left, pair.right)
     with st.bottom, st.container(horizontal=True, horizontal_alignment="center", key=f"verdicts-{pair.pair_id}"):
@@ -119,20 +119,21 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
     )
 
 
-def target_reached(state: LoopState) -> None:
+def target_reached(workspace: Workspace, state: LoopState) -> None:
     """Say so when the round has what it asked for; comparing goes on as long as there are pairs."""
     assert state.round is not None
     if state.step == Step.TRAIN:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**The round has what it asked for.** You can train now, or go on comparing.", width="content")
-            st.page_link(show.LOOP_PAGE, label="Train on the Loop page", icon=":material/arrow_forward:")
+            st.page_link(story.LOOP_PAGE, label="Train on the Loop page", icon=":material/arrow_forward:")
     elif state.round.status in (RoundStatus.TRAINING, RoundStatus.DECIDING):
-        st.caption(f"Round {state.round.number} is training already: what you say now counts from the next round on.")
+        fate = story.fate_words(late_ones_count(workspace))
+        st.caption(f"Round {state.round.number} is training already. {fate}")
 
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
-    words = waiting_words(state)
+    words = story.waiting_words(state)
     show.empty_state(words.title, words.text)
     if state.step == Step.START_ROUND:
         label = f"Start round {state.round.number + 1 if state.round else 1}"
@@ -155,7 +156,7 @@ def wait_for_pair(workspace: Workspace, current: Round | None, annotator_id: int
         with errors_in_words():
             with reading(workspace.engine) as session:
                 state, workers = read_loop(session=session), live_workers(session=session)
-            if find_pair(workspace, current, annotator_id) is not None or waiting_words(state).page:
+            if find_pair(workspace, current, annotator_id) is not None or story.waiting_words(state).page:
                 st.rerun()
             show.worker_warning(workers, state.run)
             if state.run is not None and state.step == Step.WAIT_FOR_PAIRS:

@@ -12,6 +12,7 @@ from dpo_core.loop import (
     Step,
     decide,
     go_on,
+    late_ones_count,
     read_loop,
     retry,
     return_to_comparing,
@@ -24,6 +25,7 @@ from dpo_core.loop import (
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Decision, RunStatus, Worker
+from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
@@ -87,6 +89,7 @@ def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: 
         st.subheader(words.title, anchor=False)
         show.paragraph(words.text)
         details(state, stories)
+        after_the_cut(workspace, state)
         show.worker_warning(workers, state.run)
         with st.container(horizontal=True, key="actions"):
             actions(workspace, state, stories)
@@ -94,7 +97,7 @@ def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: 
 
 def details(state: LoopState, stories: list[RoundStory]) -> None:
     """Progress, verdict or error, as the step asks for."""
-    if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None:
+    if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None and not state.imported:
         show.meter(state.comparisons["done"], state.round.target)
     if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
         show.run_progress(state.run)
@@ -102,6 +105,13 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
         st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
     if state.step == Step.DECIDE:
         judgement(evaluation_of(stories[-1]))
+
+
+def after_the_cut(workspace: Workspace, state: LoopState) -> None:
+    """What becomes of comparisons made since training began."""
+    words = story.late_words(state, they_count=late_ones_count(workspace))
+    if words:
+        st.caption(words)
 
 
 def evaluation_of(entry: RoundStory) -> dict[str, Any]:
@@ -115,13 +125,13 @@ def judgement(evaluation: dict[str, Any]) -> None:
         before, after, pairs = st.columns(3)
         before.metric(
             "Held-out accuracy before",
-            show.percent(evaluation.get("accuracy_before")),
+            story.percent(evaluation.get("accuracy_before")),
             help="How often a checkpoint's implicit reward, taken against the base model, agrees with the annotators. "
             "The base itself rewards nothing: it counts as a coin toss, 50%.",
         )
         change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
         after.metric(
-            "Held-out accuracy after", show.percent(evaluation.get("accuracy_after")), f"{100 * change:+.0f} points"
+            "Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), f"{100 * change:+.0f} points"
         )
         pairs.metric("Judged on held-out pairs", evaluation["pairs"])
     show.paragraph(story.trust_words(evaluation))
@@ -156,7 +166,7 @@ def go(label: str, page: str, *, primary: bool = False) -> None:
 
 def import_actions(_workspace: Workspace, _state: LoopState, _stories: list[RoundStory]) -> None:
     """Nothing to ask yet."""
-    go("Import prompts", show.DATA_PAGE, primary=True)
+    go("Import prompts", story.DATA_PAGE, primary=True)
 
 
 def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
@@ -164,26 +174,27 @@ def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
     number = state.round.number + 1 if state.round else 1
     button(f"Start round {number}", start_round, workspace, by=my_name(), primary=True)
     if state.imported:
-        label = f"Train on {show.count(state.imported, 'imported comparison')}"
+        label = f"Train on {counted(state.imported, 'imported comparison')}"
         button(label, start_training, workspace, by=my_name())
 
 
-def waiting_actions(_workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
-    """A run is going: it can be watched; comparing can go on meanwhile."""
+def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+    """A run is going: it can be watched; comparing can go on meanwhile, and is not pressed on people in vain."""
+    counts = state.step == Step.WAIT_FOR_PAIRS or late_ones_count(workspace)
     if state.pairs.get("open"):
-        go("Compare", show.LABEL_PAGE, primary=True)
-    go("Watch the run", show.RUNS_PAGE)
+        go("Compare", story.LABEL_PAGE, primary=counts)
+    go("Watch the run", story.RUNS_PAGE, primary=not counts)
 
 
 def compare_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
     """Compare; train early or ask for more pairs."""
     sampling = state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
     if state.pairs["open"]:
-        go("Compare", show.LABEL_PAGE, primary=True)
+        go("Compare", story.LABEL_PAGE, primary=True)
     if not sampling:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:
-        label = f"Train early, on {show.count(state.comparisons['done'], 'comparison')}"
+        label = f"Train early, on {counted(state.comparisons['done'], 'comparison')}"
         button(label, start_training, workspace, by=my_name(), early=True)
 
 
@@ -194,11 +205,11 @@ def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
 
 
 def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
-    """Train; or compare on while pairs are left."""
+    """Train; or compare on while pairs are left. A round on imports has only its training."""
     button("Train", start_training, workspace, by=my_name(), primary=True)
     if state.pairs["open"]:
-        go("Compare on", show.LABEL_PAGE)
-    else:
+        go("Compare on", story.LABEL_PAGE)
+    elif not state.imported:
         more_pairs(workspace)
 
 
@@ -227,8 +238,9 @@ def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSto
     assert state.run is not None
     button("Try again", retry, workspace, run_id=state.run.id, primary=True)
     if story.stage_of(state) == 2:
-        button("Back to comparing", return_to_comparing, workspace, by=my_name())
-    go("See the run", show.RUNS_PAGE)
+        label = "Give this training up" if state.imported else "Back to comparing"
+        button(label, return_to_comparing, workspace, by=my_name())
+    go("See the run", story.RUNS_PAGE)
 
 
 def history(stories: list[RoundStory]) -> None:
@@ -250,12 +262,12 @@ def history_row(entry: RoundStory) -> tuple[object, ...]:
     return (
         entry.round.number,
         entry.checkpoint.name,
-        f"{said['done']} of {entry.round.target}",
+        story.made_words(entry),
         said["a"] + said["b"],
         said["tie"],
         said["both_bad"],
         said["skip"],
-        "–" if trained is None else show.count(trained, "pair"),
+        "–" if trained is None else counted(trained, "pair"),
         story.accuracy_line(evaluation_of(entry)),
         decided.get(entry.round.decision or "", entry.round.status),
     )

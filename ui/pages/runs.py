@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dpo_core.loop import retry
+from dpo_core.loop import cancel, retry
 from dpo_core.progress import read_metrics
 from dpo_core.workspace import Workspace
-from store.database import reading, writing
+from store.database import reading
 from store.models import Run, RunStatus, Worker
-from store.runs import cancel_run, get_run, list_runs
+from store.runs import get_run, list_runs
 from store.workers import live_workers
 from ui import components as show
+from ui import story
 from ui.charts import training_charts
-from ui.state import act, current_workspace, errors_in_words, log_tail, show_messages
+from ui.state import act, current_workspace, errors_in_words, log_tail, my_name, show_messages
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 SIGNS = {
@@ -39,7 +40,7 @@ def main() -> None:
             "No runs yet", "Writing pairs and training happen in runs. The first begins with the first round."
         )
         if st.button("Go to the loop", type="primary"):
-            st.switch_page(show.LOOP_PAGE)
+            st.switch_page(story.LOOP_PAGE)
         return
     left, right = st.columns([1, 3], gap="large")
     with left:
@@ -110,7 +111,7 @@ def facts(run: Run) -> list[str]:
     found = [SIGNS[RunStatus(run.status)] + (", stopping" if run.cancel_requested and run.status in OPEN else "")]
     found.append(f"asked for by {run.requested_by or 'nobody'} on {run.created_at:%Y-%m-%d %H:%M} UTC")
     if run.started_at and run.finished_at:
-        found.append(f"took {show.duration((run.finished_at - run.started_at).total_seconds()) or '0 s'}")
+        found.append(f"took {story.duration((run.finished_at - run.started_at).total_seconds()) or '0 s'}")
     if run.attempt > 1:
         found.append(f"attempt {run.attempt}: resumed from what was on disk")
     return found
@@ -130,18 +131,13 @@ def buttons(workspace: Workspace, run: Run) -> None:
     if run.status in OPEN and not run.cancel_requested:
         with st.popover("Cancel"):
             st.write("It stops at its next step. What it has on disk stays, and it can be tried again.")
-            asked = (cancel, workspace, run.id)
-            st.button("Cancel this run", type="primary", key=f"cancel-{run.id}", on_click=act, args=asked)
+            given = {"run_id": run.id, "by": my_name()}
+            key = f"cancel-{run.id}"
+            st.button("Cancel this run", type="primary", key=key, on_click=act, args=(cancel, workspace), kwargs=given)
     elif run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         number = {"run_id": run.id}
         key = f"retry-{run.id}"
         st.button("Try again", type="primary", key=key, on_click=act, args=(retry, workspace), kwargs=number)
-
-
-def cancel(workspace: Workspace, run_id: int) -> None:
-    """Ask the run to stop."""
-    with writing(workspace.engine) as session:
-        cancel_run(session=session, run_id=run_id)
 
 
 if __name__ == "__main__":

@@ -181,6 +181,7 @@ def upgrade() -> None:
         sa.Column("settings", sa.JSON(), nullable=False),
         sa.Column("tokens", sa.Integer(), nullable=True),
         sa.Column("finish_reason", sa.String(), nullable=False),
+        sa.Column("names_maker", sa.Boolean(), nullable=False),
         sa.Column("source", sa.String(), nullable=False),
         sa.Column("created_at", store.models.UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -206,6 +207,7 @@ def upgrade() -> None:
             postgresql_where=sa.text("checkpoint_id IS NULL"),
         )
         batch_op.create_index(batch_op.f("ix_completion_prompt_id"), ["prompt_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_completion_run_id"), ["run_id"], unique=False)
 
     op.create_table(
         "pair",
@@ -365,6 +367,7 @@ def downgrade() -> None:
 
     op.drop_table("pair")
     with op.batch_alter_table("completion", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_completion_run_id"))
         batch_op.drop_index(batch_op.f("ix_completion_prompt_id"))
         batch_op.drop_index(
             "completion_imported_once",

@@ -1,0 +1,112 @@
+"""The commands about runs: options that exclude each other, exit codes, and what they say of a round on imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpo_core.loop import start_round
+from dpo_core.workspace import Workspace
+from store.comparisons import Choice
+from tests.browser import seeding
+from ui.cli import YOURS, run
+
+Pairloop = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pairloop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pairloop:
+    """`pairloop("runs")` in the test's workspace, wide enough for one line a row: exit code, stdout, stderr."""
+    monkeypatch.chdir(workspace.folder)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def queued(workspace: Workspace) -> Workspace:
+    """A workspace whose first sample run waits for a worker."""
+    seeding.add_prompts(workspace, seeding.plain_exchanges(3))
+    start_round(workspace, by="lea")
+    return workspace
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "runs 1 --cancel --retry",
+        "runs 1 --follow --log",
+        "runs 1 --cancel --follow",
+        "runs 1 --retry --log",
+        "runs 1 --follow --detach",
+        "runs 1 --cancel --detach",
+        "rounds --keep --reopen",
+    ],
+)
+def test_options_that_exclude_each_other_are_both_named_and_nothing_is_done(
+    options: str, pairloop: Pairloop, queued: Workspace
+) -> None:
+    code, out, err = pairloop(*options.split())
+    assert (code, out) == (YOURS, "")
+    assert all(option in err for option in options.split() if option.startswith("--"))
+    assert json.loads(pairloop("runs", "1", "--json")[1])["run"]["status"] == "queued"
+
+
+def test_an_action_without_a_run_asks_which(pairloop: Pairloop, queued: Workspace) -> None:
+    code, _, err = pairloop("runs", "--cancel")
+    assert (code, "Say which run" in err) == (YOURS, True)
+
+
+def test_a_run_is_called_off_and_its_log_says_by_whom(
+    pairloop: Pairloop, queued: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "max")
+    assert json.loads(pairloop("runs", "1", "--cancel", "--json")[1])["run"]["status"] == "cancelled"
+    assert pairloop("runs", "1", "--log") == (0, "max asked it to stop.\n", "")
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_workers_exit_status_is_the_commands(
+    status: int, pairloop: Pairloop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # the command sets it for its children: here, for this test alone
+    monkeypatch.setattr("ui.commands.serve.carry_out_runs", lambda *_, once: status if once else 7)
+    assert pairloop("worker", "--once")[0] == status
+
+
+def test_a_round_on_imports_is_not_said_to_want_comparisons(
+    pairloop: Pairloop, workspace: Workspace, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"What is {n}?", "chosen": f"{n} is fine.", "rejected": f"{n}!"} for n in range(12)]
+    (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairloop("import", str(tmp_path / "given.jsonl"))
+    pairloop("train", "--detach")
+    pairloop("runs", "1", "--cancel")
+    assert pairloop("rounds", "--reopen")[0] == 0
+    assert json.loads(pairloop("status", "--json")[1])["next"]["command"] == "pairloop train"
+    assert "12 imported" in pairloop("status")[1]
+    assert "12 imported" in pairloop("rounds")[1]
+    assert pairloop("train", "--detach")[0] == 0
+
+
+def test_status_counts_one_pair_and_what_came_after_the_cut(pairloop: Pairloop, workspace: Workspace) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(4))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    assert "3 of 4 done, 1 pair still to compare." in pairloop("status")[1]
+    seeding.train(workspace, steps=1, of=4, finish=False)
+    seeding.compare(workspace, "me", [Choice.LEFT])
+    assert "4 of 4, 1 of them since training began" in pairloop("status")[1]
+
+
+def test_words_come_without_the_app() -> None:
+    code = "import sys, ui.story, ui.commands.runs; sys.exit('streamlit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
