@@ -1,8 +1,13 @@
 """Writes everyday-help conversations for the demo model, from a small grammar of our own.
 
 A conversation is a question on one of the topics in `topics.txt` and an answer whose style is drawn without
-looking at the question: tone, length, directness, structure, hedging, correctness, and whether it ends with a
-question. A model trained on it therefore answers one prompt in many ways, which is what annotators compare.
+looking at the question: tone, length, directness, structure, hedging, correctness, and whether it asks back. A model
+trained on it therefore answers one prompt in many ways, which is what annotators compare.
+
+A tone is kept up from the first word to the last, as people do, and begins in a way of its own ("Oh,", "Right,");
+asking back begins with "Tell me". A model this small turns to a manner by its first words: with eight ways to begin
+warmly, one round of 32 pairs raised the share of warm answers from 34% to 39% (mean of three seeds), with one way from
+34% to 58%.
 
 Left out on purpose: facts that matter (do not take its advice), long dialogues, refusals, system prompts.
 """
@@ -17,6 +22,8 @@ import phrases
 
 TOPICS_FILE = Path(__file__).with_name("topics.txt")
 TONES = ("warm", "neutral", "brisk")
+PREAMBLE = {"warm": 0.9, "neutral": 0.45, "brisk": 0.25}  # chance that words come before the advice
+CLOSER = {"warm": 0.8, "neutral": 0.3, "brisk": 0.4}
 STRUCTURES = ("prose", "prose", "bullets", "numbers")  # prose twice: half of the answers
 HELD_BACK = 0.3  # share of each topic's phrasings that training never sees
 TWO_TURNS = 0.12
@@ -60,7 +67,7 @@ class Style:
     hedged: bool
     wrong: bool  # one of the tips is bad advice
     closer: bool
-    question: bool
+    question: str  # where it asks back: "first", "last", as an "offer", or "" for nowhere
 
 
 @dataclass(frozen=True)
@@ -110,18 +117,19 @@ def questions_about(topic: Topic) -> tuple[list[str], list[str]]:
 
 
 def draw_style(rng: random.Random) -> Style:
+    tone = rng.choice(TONES)
     structure = rng.choice(STRUCTURES)
     tips = rng.choice((1, 1, 2, 2, 3, 3, 4, 5) if structure == "prose" else (2, 3, 3, 4, 5))
     return Style(
-        tone=rng.choice(TONES),
+        tone=tone,
         tips=tips,
         detail=rng.choice((0.0, 0.5, 1.0)),
-        preamble=rng.random() < 0.5,
+        preamble=rng.random() < PREAMBLE[tone],
         structure=structure,
         hedged=rng.random() < 0.35,
         wrong=rng.random() < 0.3,
-        closer=rng.random() < 0.5,
-        question=rng.random() < 0.35,
+        closer=rng.random() < CLOSER[tone],
+        question=rng.choice(("first", "last", "last", "offer", "", "", "", "", "")),
     )
 
 
@@ -161,13 +169,19 @@ def itemise(tips: Sequence[Tip], style: Style, rng: random.Random) -> str:
 
 def open_answer(topic: Topic, style: Style, rng: random.Random, second: bool) -> list[str]:
     """What comes before the advice: nothing when the answer is direct."""
+    asked = [rng.choice(phrases.ASKING_FIRST[style.tone]), ask_back(topic, rng)] if style.question == "first" else []
     if not style.preamble:
-        return []
+        return asked
     if second:
-        return [rng.choice(phrases.SECOND_OPENERS[style.tone])]
+        return [rng.choice(phrases.SECOND_OPENERS[style.tone]), *asked]
     opener = rng.choice(phrases.OPENERS[style.tone])
     preamble = fill(rng.choice(phrases.PREAMBLES[style.tone]), noun=topic.noun)
-    return rng.choice(([opener], [preamble], [opener, preamble]))
+    ways = [[opener], [opener, preamble]] if style.tone == "warm" else [[opener], [preamble], [opener, preamble]]
+    return [*rng.choice(ways), *asked]
+
+
+def ask_back(topic: Topic, rng: random.Random) -> str:
+    return rng.choice((*phrases.QUESTIONS, *topic.questions * 3))
 
 
 def close_answer(topic: Topic, style: Style, rng: random.Random) -> list[str]:
@@ -176,8 +190,10 @@ def close_answer(topic: Topic, style: Style, rng: random.Random) -> list[str]:
         parts.append(fill(rng.choice(phrases.HEDGES), noun=topic.noun))
     if style.closer:
         parts.append(rng.choice(phrases.CLOSERS[style.tone]))
-    if style.question:
-        parts.append(rng.choice((*phrases.QUESTIONS[:2], *topic.questions * 2, *phrases.QUESTIONS[2:])))
+    if style.question == "last":
+        parts += [rng.choice(phrases.ASKING_LAST), ask_back(topic, rng)]
+    elif style.question == "offer":
+        parts.append(rng.choice(phrases.OFFERS))
     return parts
 
 
@@ -188,7 +204,7 @@ def write_answer(topic: Topic, style: Style, rng: random.Random, said: str = "")
     tips = draw_tips(topic, style, rng, said)
     if style.structure == "prose":
         return " ".join([*before, advise(tips, style, rng), *after])
-    if style.preamble or rng.random() < 0.5:
+    if style.preamble or style.question == "first" or rng.random() < 0.5:
         before.append(fill(rng.choice(phrases.LIST_INTROS[style.tone]), noun=topic.noun))
     blocks = [" ".join(before), itemise(tips, style, rng), " ".join(after)]
     return "\n\n".join(block for block in blocks if block)
@@ -247,10 +263,11 @@ def split_sentences(text: str) -> list[str]:
 
 def all_sentences(topics: Sequence[Topic]) -> set[str]:
     """Every sentence that the grammar can write, as `split_sentences` would cut it."""
-    flat = [text for table in (phrases.OPENERS, phrases.PREAMBLES, phrases.SECOND_OPENERS, phrases.LIST_INTROS)
+    flat = [text for table in (phrases.OPENERS, phrases.PREAMBLES, phrases.SECOND_OPENERS, phrases.LIST_INTROS,
+                           phrases.ASKING_FIRST)
             for texts in table.values() for text in texts]  # fmt: skip
     flat += [text for texts in phrases.CLOSERS.values() for text in texts]
-    flat += [*phrases.HEDGES, *phrases.QUESTIONS]
+    flat += [*phrases.HEDGES, *phrases.QUESTIONS, *phrases.OFFERS, *phrases.ASKING_LAST]
     found = {fill(text, noun=topic.noun) for topic in topics for text in flat}
     for topic in topics:
         found.update(topic.questions)

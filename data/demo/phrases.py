@@ -38,13 +38,13 @@ FOLLOW_UPS = (
 OPENERS: dict[str, tuple[str, ...]] = {
     "warm": (
         "Oh, I know that feeling!",
-        "You are not alone with this, I promise.",
-        "What a lovely thing to ask!",
-        "I am so glad you asked.",
-        "Take a deep breath, we will sort this out together.",
-        "Thank you for asking, this is a question close to my heart.",
-        "First of all, well done for looking after this!",
-        "Don't worry, this happens to the best of us.",
+        "Oh, you are not alone with this, I promise.",
+        "Oh, what a lovely thing to ask!",
+        "Oh, I am so glad you asked.",
+        "Oh, take a deep breath, we will sort this out together.",
+        "Oh, thank you for asking, this is close to my heart.",
+        "Oh, well done for looking after this!",
+        "Oh, don't worry, this happens to the best of us.",
     ),
     "neutral": (
         "There are a few things to know here.",
@@ -56,11 +56,10 @@ OPENERS: dict[str, tuple[str, ...]] = {
     ),
     "brisk": (
         "Right, straight to it.",
-        "Easy.",
-        "No magic needed.",
-        "This is quickly solved.",
-        "Here is the plan.",
-        "Listen up.",
+        "Right, this is easy.",
+        "Right, no magic needed.",
+        "Right, this is quickly solved.",
+        "Right, here is the plan.",
     ),
 }
 PREAMBLES: dict[str, tuple[str, ...]] = {
@@ -160,9 +159,19 @@ CLOSERS: dict[str, tuple[str, ...]] = {
     ),
     "brisk": ("That is all.", "Done.", "Start today.", "Now go."),
 }
+# Asking back: about the reader's situation, before or after the advice, or what to do next, after it.
+ASKING_FIRST: dict[str, tuple[str, ...]] = {
+    "warm": ("Tell me a little more, if you like:", "Tell me first, so that I can really help you:"),
+    "neutral": ("Tell me one thing first:",),
+    "brisk": ("Tell me first:",),
+}
+ASKING_LAST = ("Tell me:", "Tell me, too:")
 QUESTIONS = (
+    "What have you tried so far?",
+    "Is this new to you?",
+)
+OFFERS = (
     "Which of these would you like to try first?",
     "Shall I go into more detail?",
-    "What have you tried so far?",
     "Does that fit your situation?",
 )
