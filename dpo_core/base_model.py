@@ -36,6 +36,15 @@ class BaseReport:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A model as its files describe it: where they are, config.json, and the shape of every tensor."""
+
+    folder: Path
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class _Listing:
     """A model's files, wherever they are."""
 
@@ -69,6 +78,28 @@ def check_base(base: str, folder: Path) -> BaseReport:
         has_chat_template=_has_chat_template(listing),
         context_length=config.get("max_position_embeddings") or config.get("n_positions"),
     )
+
+
+def weights_here(base: str, folder: Path) -> Weights | None:
+    """A model's description where its files are on this machine, in a folder or in the cache; None where not.
+
+    Never asks the hub: what is shown on every page may not wait for it.
+    """
+    path = Path(resolve_model(base, folder))
+    try:
+        listing = _folder_listing(path if path.is_dir() else _cached(base))
+        shards = [listing.fetch(name) for name in sorted(_shards(listing))]
+        shapes = {name: shape for shard in shards for name, shape in _shapes(shard).items()}
+        return Weights(Path(listing.path), listing.read("config.json"), shapes) if shapes else None
+    except (ModelError, OSError, ValueError):  # ValueError: no name that a model of the hub can have
+        return None
+
+
+def _cached(base: str) -> Path:
+    """The folder of a hub id in this machine's cache. Raises LocalEntryNotFoundError (an OSError), or ValueError."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(base, local_files_only=True))
 
 
 def _listing(base: str, folder: Path) -> _Listing:
@@ -160,17 +191,26 @@ def _check_tokenizer(listing: _Listing) -> None:
 
 def _parameters(listing: _Listing) -> int | None:
     """How many parameters the weights hold, from their headers; None on the hub. Raises ModelError."""
-    weights = sorted(name for name in listing.names if name.endswith(".safetensors"))
+    shards = _shards(listing)
+    if not Path(listing.path).is_dir():
+        return None
+    return sum(math.prod(shape) for name in sorted(shards) for shape in _shapes(listing.fetch(name)).values())
+
+
+def _shards(listing: _Listing) -> set[str]:
+    """The files that hold the weights. Raises ModelError where there are none, or some are missing."""
+    weights = {name for name in listing.names if name.endswith(".safetensors")}
     if not weights:
         raise _no_safetensors(listing)
     if not Path(listing.path).is_dir():
-        return None
+        return weights
     index = listing.read("model.safetensors.index.json")
-    shards = set(index["weight_map"].values()) if "weight_map" in index else set(weights)
-    missing = sorted(shards - set(weights))
-    if missing:
-        raise ModelError(f"{listing.path} lacks {', '.join(missing)}. Copy or download the model again.")
-    return sum(_count(listing.fetch(name)) for name in sorted(shards))
+    shards = set(index["weight_map"].values()) if "weight_map" in index else weights
+    if shards - weights:
+        raise ModelError(
+            f"{listing.path} lacks {', '.join(sorted(shards - weights))}. Copy or download the model again."
+        )
+    return shards
 
 
 def _no_safetensors(listing: _Listing) -> ModelError:
@@ -185,24 +225,24 @@ def _no_safetensors(listing: _Listing) -> ModelError:
     )
 
 
-def _count(path: Path) -> int:
-    """The elements of all tensors of a safetensors file, by its header: 8 bytes of length, then JSON."""
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a safetensors file, from its header: 8 bytes of length, then JSON."""
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > path.stat().st_size:
                 raise ValueError("its header is cut off")
             header = json.loads(stream.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         if path.stat().st_size < 8 + length + end:
             raise ValueError(f"it should have {8 + length + end} bytes and has {path.stat().st_size}")
+        return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} is not whole: {error}. Download it again (a file of a few lines is a Git LFS pointer: "
             "`git lfs pull` fetches the weights)."
         ) from error
-    return sum(math.prod(entry["shape"]) for entry in tensors)
 
 
 def _has_chat_template(listing: _Listing) -> bool:

@@ -93,6 +93,10 @@ class TrainingSettings(Section):
         ["sigmoid"], min_length=1, description='Losses of TRL\'s DPOConfig, added up: "sigmoid", "sft", "ipo", ...'
     )
     loss_weights: list[float] = Field([], description="A weight for each loss; empty: 1 each.")
+    confidence: Literal["ignore", "agreement"] = Field(
+        "ignore",
+        description='"agreement": the share of votes for chosen is the chance that a label is right (sigmoid, robust).',
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped labels assumed (robust loss).")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="As transformers names it: linear, cosine, constant."
@@ -103,7 +107,9 @@ class TrainingSettings(Section):
     prefix_sharing: bool = Field(
         True, description="Compute what chosen and rejected share once: the same results, several times faster."
     )
-    gradient_checkpointing: bool = Field(False, description="Less memory for more time.")
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        "auto", description='Less memory for more time. "auto": only where the run would not fit without.'
+    )
     bf16: bool = Field(False, description="Compute in bfloat16 (the weights stay float32).")
     comparisons: Literal["all", "round"] = Field(
         "all", description='Train on "all" comparisons so far (imports too), or on the "round" alone.'
@@ -112,6 +118,9 @@ class TrainingSettings(Section):
         0.5, ge=0, le=1, description="Least share of a pair's votes, ties among them, for its majority."
     )
     save_steps: int = Field(20, ge=1, description="Steps between the points a killed run resumes from.")
+    drift_samples: int = Field(
+        16, ge=0, description="Prompts answered by parent and checkpoint, to tell whether lengths drift; 0: none."
+    )
     seed: int = Field(0, ge=0, description="Order of the pairs and every other draw.")
 
     @model_validator(mode="after")
@@ -121,6 +130,10 @@ class TrainingSettings(Section):
             raise ValueError(f"label_smoothing does nothing with loss_type {self.loss_type}; use one of {SMOOTHED}")
         if "exo_pair" in self.loss_type and not self.label_smoothing:
             raise ValueError("loss_type exo_pair needs a label_smoothing above 0, such as 0.001")
+        if self.confidence != "ignore" and not set(self.loss_type) & {"sigmoid", "robust"}:
+            raise ValueError("confidence does nothing without loss_type sigmoid (expected loss) or robust (unbiased)")
+        if self.confidence != "ignore" and self.label_smoothing:
+            raise ValueError("confidence says for each pair what label_smoothing says for all: use one of them")
         if self.loss_weights and len(self.loss_weights) != len(self.loss_type):
             raise ValueError("loss_weights needs one weight for each of loss_type")
         return self

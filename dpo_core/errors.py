@@ -21,5 +21,17 @@ class RunError(CoreError):
     """A run cannot be started or carried out as asked."""
 
 
+class DivergedError(RunError):
+    """Training came to numbers that are none (NaN, infinity). The weights after `last_good` steps were still sound."""
+
+    def __init__(self, message: str, *, last_good: int) -> None:
+        super().__init__(message)
+        self.last_good = last_good
+
+
+class MemoryRefusedError(RunError):
+    """A training would find too little memory here. It can be asked for all the same."""
+
+
 class RunCancelled(CoreError):  # noqa: N818 - a request that was followed, not an error
     """Somebody pressed Cancel."""

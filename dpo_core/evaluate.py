@@ -8,16 +8,18 @@ and its parent are judged by the same yardstick: the base itself rewards nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest
 from sqlalchemy import delete
 from sqlmodel import Session, col
 
+from dpo_core.alarms import left_out
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
+from dpo_core.intervals import mean_interval, share_interval
 from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_tokenizer
 from dpo_core.progress import RunProgress
@@ -48,36 +50,43 @@ def judge(pairs: Sequence[TokenizedPair], policy: Sequence[PairLogps], reference
     return [Judged(*row) for row in zip(pairs, policy, reference, strict=True)]
 
 
+def rightness(margin: float) -> float:
+    """1 for a positive margin, 0 for a negative one; a margin of exactly zero says nothing and counts half."""
+    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
+
+
 def accuracy(margins: Sequence[float]) -> float:
-    """Share of pairs whose margin is positive; a margin of exactly zero says nothing and counts half."""
-    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
-
-
-def accuracy_interval(margins: Sequence[float]) -> tuple[float, float]:
-    """A 95% Wilson interval for `accuracy`; half points are rounded down."""
-    right = int(accuracy(margins) * len(margins))
-    interval = binomtest(right, len(margins)).proportion_ci(method="wilson")
-    return interval.low, interval.high
+    """The mean rightness."""
+    return sum(map(rightness, margins)) / len(margins)
 
 
 def summarize(before: Sequence[Judged], after: Sequence[Judged], *, beta: float) -> dict[str, Any]:
     """Figures for the record: `before` judges the parent, `after` the checkpoint, both against the base.
 
     `accuracy_*` is the share of pairs that the implicit reward orders as the annotators did; `ranking_*` the share
-    whose chosen completion the model simply finds likelier (which favours short texts). Empty without pairs.
+    whose chosen completion the model simply finds likelier (which favours short texts). Intervals are at 95% and count
+    prompts that have several pairs for what they are worth; the margin's is None for a single prompt. Empty without
+    pairs.
     """
     if not after:
         return {"pairs": 0}
     margins = [item.margin(beta) for item in after]
+    prompts = [tuple(item.pair.prompt_ids) for item in after]
     return {
         "pairs": len(after),
         "accuracy_before": accuracy([item.margin(beta) for item in before]),
         "accuracy_after": accuracy(margins),
-        "interval_after": list(accuracy_interval(margins)),
+        "prompts": len(set(prompts)),
+        "interval_after": list(share_interval([rightness(margin) for margin in margins], prompts)),
         "margin": sum(margins) / len(margins),
+        "margin_interval": _finite(mean_interval(margins, prompts)),
         "ranking_before": accuracy([item.policy.chosen - item.policy.rejected for item in before]),
         "ranking_after": accuracy([item.policy.chosen - item.policy.rejected for item in after]),
     }
+
+
+def _finite(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if math.isfinite(interval[0]) else None  # JSON has no infinity
 
 
 def save_rewards(
@@ -130,13 +139,14 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     tokenizer = load_tokenizer(workspace.checkpoint_path(checkpoint))
     pairs = tokenize_pairs(held_out, tokenizer, max_length=training.max_length)
     require_room(held_out, pairs, max_length=training.max_length)
+    progress.sound(left_out(held_out, pairs, max_length=training.max_length))
     logps = {
         item.name: checkpoint_logps(workspace, item, pairs, training, progress)
         for item in {item.name: item for item in (base, parent, checkpoint)}.values()
     }
     before = judge(pairs, logps[parent.name], logps[base.name])
     after = judge(pairs, logps[checkpoint.name], logps[base.name])
-    figures = summarize(before, after, beta=training.beta)
+    figures = summarize(before, after, beta=training.beta) | {"alarms": progress.alarms}
     assert run.id is not None and checkpoint.id is not None
     with writing(workspace.engine) as session:
         check_run_held(session=session, run_id=run.id, attempt=run.attempt)

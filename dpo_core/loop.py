@@ -23,17 +23,19 @@ from sqlmodel import Session
 
 from dpo_core.config import change_training
 from dpo_core.errors import RunError
+from dpo_core.memory_plan import MemoryPlan
+from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint, serving_checkpoint
 from store.comparisons import count_round
-from store.database import writing
+from store.database import reading, writing
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
 from store.preferences import SnapshotFilter
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
 from store.runs import cancel_run, get_run, last_run, queue_run, retry_run
-from store.snapshots import cut_snapshot
+from store.snapshots import cut_snapshot, read_snapshot
 
 log = logging.getLogger("pairloop")
 
@@ -226,20 +228,26 @@ def _open_round(session: Session) -> Round:
     return current
 
 
-def start_training(workspace: Workspace, *, by: str, early: bool = False, changes: dict[str, Any] | None = None) -> Run:
+def start_training(
+    workspace: Workspace, *, by: str, early: bool = False, changes: dict[str, Any] | None = None, force: bool = False
+) -> Run:
     """Cut the snapshot of what has been compared so far and queue a train run on it.
 
-    `early` allows it before the round's target is reached; `changes` are training settings for this run alone.
-    Raises SettingsError for those that are none, RunError where the round is not ready, SnapshotError where there is
-    nothing to train on.
+    `early` allows it before the round's target is reached; `changes` are training settings for this run alone; `force`
+    starts what does not fit into memory. Raises SettingsError for settings that are none, RunError where the round is
+    not ready or memory too small, SnapshotError where there is nothing to train on.
     """
-    training = change_training(workspace.settings.training, changes or {}).model_dump()
+    asked = change_training(workspace.settings.training, changes or {})
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
         wanted = training_filter(workspace, current.number, on_imports=_on_imports(session, current))
         snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
+        rows = texts_of(read_snapshot(snapshot=snapshot, folder=workspace.folder, split="train"))
+        plan = plan_run(workspace, session=session, rows=rows, parent=parent, training=asked)
+        if plan is not None and not force:
+            require_fit(plan)
         current.snapshot_id = snapshot.id
         session.add(current)
         set_round_status(session=session, round_id=current.id, status=RoundStatus.TRAINING)
@@ -248,10 +256,23 @@ def start_training(workspace: Workspace, *, by: str, early: bool = False, change
             "parent": parent.name,
             "snapshot": snapshot.hash,
             "model": workspace.settings.model.model_dump(),
-            "training": training,
+            "training": settled(asked, plan).model_dump(),
+            "plan": recorded(plan),
+            "sampling": workspace.settings.sampling.model_dump(),  # for the answers whose lengths are compared
             "compared": count_round(session=session, round_id=current.id)["done"],
         }
         return queue_run(session=session, kind=RunKind.TRAIN, settings=details, requested_by=by, round_id=current.id)
+
+
+def plan_training(workspace: Workspace, *, changes: dict[str, Any] | None = None) -> MemoryPlan | None:
+    """What training now would need; None where nothing can be said. Raises SettingsError."""
+    training = change_training(workspace.settings.training, changes or {})
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+        wanted = snapshot_filter(workspace)
+        if state.round is not None and state.round.status != RoundStatus.DONE:
+            wanted = training_filter(workspace, state.round.number, on_imports=state.imported > 0)
+        return next_plan(workspace, session=session, wanted=wanted, parent=state.checkpoint, training=training)
 
 
 def training_filter(workspace: Workspace, number: int, *, on_imports: bool = False) -> SnapshotFilter:

@@ -95,7 +95,22 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end a completion: those of the generation config, EOS, and what the template ends a turn with."""
-    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return _stop_ids(model.generation_config, tokenizer)
+
+
+def saved_stop_ids(path: str, tokenizer: Any) -> frozenset[int]:
+    """`stop_ids` of the model in a folder (or of a hub id), without loading its weights. Raises ModelError."""
+    from transformers import GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(path)
+    except OSError:  # it has none of its own: transformers then takes what the model's configuration says
+        generation = GenerationConfig.from_model_config(load_config(path))
+    return _stop_ids(generation, tokenizer)
+
+
+def _stop_ids(generation: Any, tokenizer: Any) -> frozenset[int]:
+    named = generation.eos_token_id if generation is not None else None
     found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named]), _turn_end(tokenizer)}
     return frozenset(token for token in found if token is not None)
 

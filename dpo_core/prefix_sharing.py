@@ -23,10 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MethodType
 from typing import Any
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -51,12 +53,27 @@ class Branches:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """The same pairs for one attention call of variable lengths: two segments a pair, trunk + chosen and rejected.
+
+    A segment's queries stand together in the row; a rejected one's keys do not, so that all keys are gathered. Every
+    query looks at the keys of its segment up to its own, counted from their ends.
+    """
+
+    keys: torch.Tensor  # (K,) places in the row, segment after segment
+    query_ends: torch.Tensor  # (S + 1,) int32, where segments begin and end among the queries
+    key_ends: torch.Tensor  # (S + 1,) int32, the same among `keys`
+    longest: tuple[int, int]  # queries, keys
+
+
+@dataclass(frozen=True)
 class Layout:
     """A batch of pairs as one row of U unique tokens, with the N states that predict a completion token."""
 
     tokens: torch.Tensor  # (1, U)
     positions: torch.Tensor  # (1, U), starting at 0 in each pair, and again behind the trunk in each branch
     pairs: tuple[Branches, ...]
+    segments: Segments
     masks: tuple[torch.Tensor | None, ...]  # for each pair (R, T + R): what its rejected branch may look at
     predictors: torch.Tensor  # (N,) places in the row whose state predicts a completion token
     labels: torch.Tensor  # (1, N) those tokens
@@ -97,6 +114,7 @@ def lay_out(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch
         tokens=torch.tensor([tokens], dtype=torch.long, device=device),
         positions=torch.tensor([positions], dtype=torch.long, device=device),
         pairs=tuple(pairs),
+        segments=_segments(pairs, device),
         masks=tuple(_rejected_mask(pair, device) for pair in pairs),
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         labels=labels[:, 1:].reshape(-1)[places][None],
@@ -109,6 +127,29 @@ def _common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     shorter = min(len(one), len(other))
     return next((index for index in range(shorter) if one[index] != other[index]), shorter)
+
+
+def _segments(pairs: Sequence[Branches], device: torch.device) -> Segments:
+    keys: list[int] = []
+    query_ends, key_ends = [0], [0]
+    for pair in pairs:
+        whole = [(pair.split - pair.start, [*range(pair.start, pair.split)])]
+        if pair.end > pair.split:  # kernels differ on empty segments
+            whole.append((pair.end - pair.split, [*range(pair.start, pair.fork), *range(pair.split, pair.end)]))
+        for queries, places in whole:
+            keys += places
+            query_ends.append(query_ends[-1] + queries)
+            key_ends.append(len(keys))
+    return Segments(
+        keys=torch.tensor(keys, dtype=torch.long, device=device),
+        query_ends=torch.tensor(query_ends, dtype=torch.int32, device=device),
+        key_ends=torch.tensor(key_ends, dtype=torch.int32, device=device),
+        longest=(_longest_step(query_ends), _longest_step(key_ends)),
+    )
+
+
+def _longest_step(ends: Sequence[int]) -> int:
+    return max((after - before for before, after in pairwise(ends)), default=0)
 
 
 def _rejected_mask(pair: Branches, device: torch.device) -> torch.Tensor | None:
@@ -139,6 +180,40 @@ def _attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return plain
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        return _attend_in_one_call(query, key, value, layout.segments, scaling), None
+    return _attend_pair_by_pair(query, key, value, layout, scaling, dropout), None
+
+
+def _attend_in_one_call(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float | None
+) -> torch.Tensor:
+    """One flash-attention call for all pairs: what a GPU wants. Shapes as in `_attention`."""
+    queries, keys, values = (states[0].transpose(0, 1) for states in (query, key, value))  # (U, heads, D)
+    found = varlen_attn(
+        queries.contiguous(),
+        keys[segments.keys],
+        values[segments.keys],
+        segments.query_ends,
+        segments.key_ends,
+        *segments.longest,
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(found, torch.Tensor)  # a pair only where asked for more
+    return found[None]
+
+
+def _attend_pair_by_pair(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Two SDPA calls a pair: what a CPU wants. Shapes as in `_attention`."""
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     attend = functools.partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
@@ -151,7 +226,7 @@ def _attention(
             keys = torch.cat((key[:, :, trunk], key[:, :, second]), dim=2)
             values = torch.cat((value[:, :, trunk], value[:, :, second]), dim=2)
             parts.append(attend(query[:, :, second], keys, values, attn_mask=mask, is_causal=mask is None))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

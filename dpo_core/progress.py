@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dpo_core.alarms import Alarm
 from dpo_core.errors import RunCancelled
 from dpo_core.workspace import Workspace
 from store.database import writing
@@ -38,6 +40,8 @@ class RunProgress:
         self._phase = ""
         self._phase_started = (0.0, 0)
         self._reported = 0.0
+        self._latest: dict[str, Any] = {}
+        self.alarms: list[dict[str, Any]] = []  # so far, as the run's row and its result keep them
 
     def report(self, phase: str, step: int, total: int, metrics: dict[str, float] | None = None) -> None:
         """Say that `step` of `total` steps of a phase are done. Raises RunCancelled, LostRunError."""
@@ -51,11 +55,21 @@ class RunProgress:
             self._listener(progress | (metrics or {}))
         if entered or step >= total or moment - self._reported >= REPORT_SECONDS:
             self._reported = moment
-            self._write(progress | {"metrics": metrics or {}})
+            self._latest = progress | {"metrics": metrics or {}}
+            self._write()
         if metrics:  # after the row: an attempt that lost the run has stopped by now
             self._append({"phase": phase, "step": step, "total": total, "time": time.time()} | metrics)
 
-    def _write(self, progress: dict[str, Any]) -> None:
+    def sound(self, alarms: Sequence[Alarm]) -> None:
+        """Put alarms into the log and the run's row, at once if it was reported to. Raises as `report`."""
+        for alarm in alarms:
+            log.log(logging.WARNING if alarm.level == "warning" else logging.INFO, "%s", alarm.whole_text)
+        self.alarms += [asdict(alarm) | {"pairs": list(alarm.pairs)} for alarm in alarms]
+        if alarms and self._latest:
+            self._write()
+
+    def _write(self) -> None:
+        progress = self._latest | ({"alarms": self.alarms} if self.alarms else {})
         with writing(self.workspace.engine) as session:
             cancel = report_progress(session=session, run_id=self.run_id, attempt=self.attempt, progress=progress)
         if cancel:

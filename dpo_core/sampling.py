@@ -29,7 +29,7 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
 from store.hashing import content_hash, text_hash
-from store.models import Completion, Round, RoundStatus, Run
+from store.models import Checkpoint, Completion, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair
 from store.prompts import Message, prompts_by_id
 from store.rounds import set_round_status
@@ -79,12 +79,12 @@ class Asked:
 
 
 def _check_room(model: Any, asked: Sequence[Asked], settings: SamplingSettings) -> None:
-    room, longest = _room(model, settings), max((len(entry.ids) for entry in asked), default=0)
+    room, longest = prompt_room(model, settings), max((len(entry.ids) for entry in asked), default=0)
     if room is not None and longest > room:
         raise RunError(_too_long(model, settings, f"A prompt has {longest} tokens"))
 
 
-def _room(model: Any, settings: SamplingSettings) -> int | None:
+def prompt_room(model: Any, settings: SamplingSettings) -> int | None:
     """How many tokens a prompt may have; None where the model names no limit."""
     length = context_length(model.config)
     return None if length is None else length - settings.max_new_tokens
@@ -227,10 +227,12 @@ def _write_pairs(
     workspace: Workspace, run: Run, progress: RunProgress, questions: Sequence[_Question], tally: _Tally
 ) -> None:
     settings = SamplingSettings.model_validate(run.settings["sampling"])
-    model, tokenizer = _load(workspace, run)
+    with reading(workspace.engine) as session:
+        checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
+    model, tokenizer = load_writer(workspace, checkpoint)
     total = len(run.settings["prompt_ids"])
     lengths = {entry.prompt_id: len(encode_prompt(tokenizer, entry.messages)) for entry in questions}
-    room = _room(model, settings)
+    room = prompt_room(model, settings)
     fitting = [entry for entry in questions if room is None or lengths[entry.prompt_id] <= room]
     tally.long = len(questions) - len(fitting)
     tally.handled += tally.long
@@ -250,9 +252,8 @@ def _write_pairs(
         progress.report("sample", tally.handled, total, {"tokens_per_second": round(tally.tokens / tally.seconds, 1)})
 
 
-def _load(workspace: Workspace, run: Run) -> tuple[Any, Any]:
-    with reading(workspace.engine) as session:
-        checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
+def load_writer(workspace: Workspace, checkpoint: Checkpoint) -> tuple[Any, Any]:
+    """A checkpoint's model and tokenizer, made to write fast: merged, and on the GPU if there is one."""
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     model, tokenizer = load_policy(workspace, checkpoint, dtype=dtype)

@@ -1,12 +1,11 @@
 """Preference pairs -> token ids, as TRL tokenizes conversational rows, once for training, reference and evaluation.
 
 A completion starts where the tokenized prompt and the tokenized prompt + completion part ways. Where that is before the
-prompt's end, the model trains on a context that it never sees when sampling: `prompt_tail_lost` counts those pairs.
+prompt's end, the model trains on a context that it never sees when sampling: `prompt_tail_lost` says by how much.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from dpo_core.errors import RunError
 from store.snapshots import PreferencePair
-
-log = logging.getLogger("pairloop")
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class TokenizedPair:
     chosen_ids: list[int]
     rejected_ids: list[int]
     prompt_tail_lost: int
+    chosen_cut: int = 0  # tokens that max_length took off the end
+    rejected_cut: int = 0
 
     @property
     def row(self) -> dict[str, list[int]]:
@@ -45,17 +44,10 @@ def tokenize_pairs(
 
 
 def require_room(found: Sequence[PreferencePair], kept: Sequence[TokenizedPair], *, max_length: int) -> None:
-    """Log how many pairs were left out as too long. Raises RunError where none of those there were is left."""
+    """Raise RunError where every pair there was had to be left out (`alarms.left_out` speaks of some)."""
     if found and not kept:
         raise RunError(
             f"Every prompt alone is longer than max_length = {max_length} tokens. Raise it in pairloop.toml."
-        )
-    if len(kept) < len(found):
-        log.warning(
-            "%d of %d pairs are left out: their prompts alone are longer than max_length = %d tokens.",
-            len(found) - len(kept),
-            len(found),
-            max_length,
         )
 
 
@@ -71,6 +63,8 @@ def _tokenize(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_leng
         chosen_ids=chosen[start:max_length],
         rejected_ids=rejected[start:max_length],
         prompt_tail_lost=len(prompt) - start,
+        chosen_cut=max(0, len(chosen) - max_length),
+        rejected_cut=max(0, len(rejected) - max_length),
     )
 
 

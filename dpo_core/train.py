@@ -1,5 +1,7 @@
 """One train run, top to bottom: snapshot -> tokens -> reference log-probs -> DPO -> checkpoint on disk -> evaluation.
 
+What a researcher should know of it (alarms.py) goes into the log, the run's row while it lasts, and its result.
+
 Everything is a function of the run's settings, so a run that was killed does the same again, skipping what it finds
 done: log-probs in the workspace's `logps/`, the trainer's own checkpoints in the run's `trainer/`. The policy is always
 built from the PARENT and then moved to where the trainer had come: a half-way point must not become its own reference.
@@ -9,38 +11,52 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from peft import LoraConfig
 from sqlmodel import Session
 
-from dpo_core.config import ModelSettings, TrainingSettings
-from dpo_core.errors import RunError
+from dpo_core.alarms import Alarm, TrainingWatch, alarms_after, alarms_before, diverged, left_out
+from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
+from dpo_core.drift import Lengths, compare_lengths, prompts_to_answer
+from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
-from dpo_core.policies import context_length, load_config, load_policy, load_tokenizer
-from dpo_core.progress import RunProgress
+from dpo_core.policies import context_length, load_config, load_policy, load_tokenizer, saved_stop_ids
+from dpo_core.progress import RunProgress, read_metrics
 from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
-from dpo_core.trainer import PairTrainer, last_complete_checkpoint, sync_folder, trainer_arguments, training_rows
+from dpo_core.trainer import (
+    PairTrainer,
+    forget_after,
+    last_complete_checkpoint,
+    step_of,
+    sync_folder,
+    trainer_arguments,
+    training_rows,
+)
 from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint
 from store.database import reading, writing
 from store.models import Checkpoint, Round, RoundStatus, Run, Snapshot
 from store.runs import check_run_held, finish_run
-from store.snapshots import get_snapshot, snapshot_pairs
+from store.snapshots import PreferencePair, get_snapshot, snapshot_pairs
 
 log = logging.getLogger("pairloop")
+LEAST_CONFIDENCE = 0.55  # a majority by ties alone; at a half a label says nothing and the unbiased loss has no value
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a train run works with: records, settings, and the pairs as tokens."""
+    """What a train run works with: records, settings, and the pairs, as cut (`found`) and as tokens."""
 
     name: str
     base: Checkpoint
@@ -48,6 +64,8 @@ class Plan:
     snapshot: Snapshot
     model: ModelSettings
     training: TrainingSettings
+    sampling: SamplingSettings
+    found: dict[str, list[PreferencePair]]
     train: list[TokenizedPair]
     test: list[TokenizedPair]
 
@@ -56,11 +74,17 @@ class Plan:
         """Full weights or an adapter: once an adapter, always one."""
         return "lora" if self.model.tuning == "lora" or self.parent.kind == "lora" else "full"
 
+    @property
+    def trained(self) -> Checkpoint:
+        """The new checkpoint as it is on disk, before it is registered."""
+        return Checkpoint(name=self.name, path=f"checkpoints/{self.name}", kind=self.kind, parent_id=self.parent.id)
+
 
 def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a train run. Raises RunError, ModelError, RunCancelled, LostRunError; what was done stays on disk."""
     started = time.monotonic()
-    plan = _plan(workspace, run)
+    plan = _plan(workspace, run, progress)
+    progress.sound(_alarms_before(workspace, plan))
     log.info(
         "%s: %d pairs to train on, %d held out, from %s", plan.name, len(plan.train), len(plan.test), plan.parent.name
     )
@@ -68,14 +92,21 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     figures = _train(workspace, plan, reference["train"], progress)
     checkpoint = workspace.folder / "checkpoints" / plan.name
     judged = _judge(workspace, plan, reference, progress)
-    figures |= {"seconds": round(time.monotonic() - started, 1)}
-    metrics = {"train": figures, "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta)}
+    lengths = _lengths(workspace, plan, progress)
+    progress.sound(alarms_after(lengths.before, lengths.after, max_new_tokens=plan.sampling.max_new_tokens))
+    figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
+    metrics = {
+        "train": figures,
+        "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),
+        "lengths": lengths.figures,
+        "alarms": progress.alarms,
+    }
     with writing(workspace.engine) as session:
         _finish(session, workspace, run, plan, judged["after"], metrics, checkpoint)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
 
 
-def _plan(workspace: Workspace, run: Run) -> Plan:
+def _plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
     settings = run.settings
     training = _within_context(workspace, TrainingSettings.model_validate(settings["training"]))
     with reading(workspace.engine) as session:
@@ -86,12 +117,24 @@ def _plan(workspace: Workspace, run: Run) -> Plan:
             split: snapshot_pairs(session=session, snapshot=snapshot, folder=workspace.folder, split=split)
             for split in ("train", "test")
         }
+    count = sum(map(len, pairs.values()))
+    progress.report("tokenize", 0, count)
     tokenizer = load_tokenizer(workspace.checkpoint_path(parent))
     tokens = {split: tokenize_pairs(found, tokenizer, max_length=training.max_length) for split, found in pairs.items()}
     require_room(pairs["train"], tokens["train"], max_length=training.max_length)
-    _warn_of_lost_tails(tokens["train"])
-    model = ModelSettings.model_validate(settings["model"])
-    return Plan(settings["name"], base, parent, snapshot, model, training, tokens["train"], tokens["test"])
+    progress.report("tokenize", count, count)
+    return Plan(
+        name=settings["name"],
+        base=base,
+        parent=parent,
+        snapshot=snapshot,
+        model=ModelSettings.model_validate(settings["model"]),
+        training=training,
+        sampling=SamplingSettings.model_validate(settings["sampling"]),
+        found=pairs,
+        train=tokens["train"],
+        test=tokens["test"],
+    )
 
 
 def _within_context(workspace: Workspace, training: TrainingSettings) -> TrainingSettings:
@@ -105,16 +148,15 @@ def _within_context(workspace: Workspace, training: TrainingSettings) -> Trainin
     return training.model_copy(update={"max_length": room})
 
 
-def _warn_of_lost_tails(pairs: Sequence[TokenizedPair]) -> None:
-    lost = [pair for pair in pairs if pair.prompt_tail_lost]
-    if lost:
-        log.warning(
-            "The chat template renders the end of %d prompts differently once a completion follows (first: pair %d, "
-            "%d tokens). The model is trained on a context it does not see when it writes.",
-            len(lost),
-            lost[0].pair_id,
-            lost[0].prompt_tail_lost,
-        )
+def _alarms_before(workspace: Workspace, plan: Plan) -> list[Alarm]:
+    """What is wrong with the training pairs as the model will see them."""
+    room = plan.training.max_length
+    tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
+    ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
+    return [
+        *left_out(plan.found["train"], plan.train, max_length=room),
+        *alarms_before(plan.train, eos_ids=ends, max_length=room),
+    ]
 
 
 def _reference(workspace: Workspace, plan: Plan, progress: RunProgress) -> dict[str, list[PairLogps]]:
@@ -131,25 +173,65 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
     if lineage.exists():
         record = json.loads(lineage.read_text(encoding="utf-8"))
         if record["run"] == progress.run_id:
+            _watch(plan, progress, record["figures"]["steps"])
             return dict(record["figures"])
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
     folder = progress.folder / "trainer"
+    resumed = last_complete_checkpoint(folder)
+    watch = _watch(plan, progress, step_of(resumed) if resumed else 0)
+
+    def hear(step: int, total: int, metrics: dict[str, float]) -> None:
+        progress.report("train", step, total, metrics)
+        progress.sound(watch.hear(step, total, metrics))
+
     trainer = PairTrainer(
         model,
         tokenizer,
         trainer_arguments(plan.training, folder),
-        training_rows(plan.train, reference),
-        on_log=lambda step, total, metrics: progress.report("train", step, total, metrics),
+        training_rows(plan.train, reference, _confidence(plan)),
+        on_log=hear,
         peft_config=_adapter(plan),
         prefix_sharing=plan.training.prefix_sharing,
     )
-    resumed = last_complete_checkpoint(folder)
-    if resumed is not None:
-        log.info("resuming from %s", resumed.name)
-    outcome = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    outcome = _run_trainer(trainer, resumed, progress)
     figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
     _save(trainer, target, _lineage(plan, progress.run_id, figures), progress)
     return figures
+
+
+def _confidence(plan: Plan) -> list[float] | None:
+    """The chance that each pair's label is right, from the votes it got; None where that is not to count."""
+    if plan.training.confidence == "ignore":
+        return None
+    agreement = {pair.pair_id: pair.agreement for pair in plan.found["train"]}
+    return [max(LEAST_CONFIDENCE, agreement[pair.pair_id]) for pair in plan.train]
+
+
+def _run_trainer(trainer: PairTrainer, resumed: Path | None, progress: RunProgress) -> Any:
+    """Train to the end. Raises DivergedError, after an alarm, with the trainer's last good checkpoint kept."""
+    if resumed is not None:
+        log.info("resuming from %s", resumed.name)
+    try:
+        return trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except DivergedError as error:
+        kept = forget_after(Path(trainer.args.output_dir), error.last_good)
+        progress.sound([diverged(error, kept.name if kept else None)])
+        raise
+
+
+def _watch(plan: Plan, progress: RunProgress, done: int) -> TrainingWatch:
+    """A watch that has heard the `done` steps of earlier attempts, and said what they gave rise to."""
+    training = plan.training
+    watch = TrainingWatch(
+        beta=training.beta,
+        chosen_tokens=fmean(len(pair.chosen_ids) for pair in plan.train),
+        pairs_per_step=min(training.batch_size * training.gradient_accumulation_steps, len(plan.train)),
+        epochs=training.num_train_epochs,
+    )
+    for entry in read_metrics(progress.folder):
+        if entry["phase"] == "train" and entry["step"] <= done:
+            progress.sound(watch.hear(entry["step"], entry["total"], entry))
+    return watch
 
 
 def _adapter(plan: Plan) -> LoraConfig | None:
@@ -176,6 +258,12 @@ def _lineage(plan: Plan, run_id: int, figures: dict[str, Any]) -> dict[str, Any]
         "figures": figures,
         "code": code_version(),
     }
+
+
+def peak_mb() -> int:
+    """The most memory that this process has held, in MiB (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def code_version() -> str:
@@ -211,13 +299,24 @@ def _judge(
     workspace: Workspace, plan: Plan, reference: dict[str, list[PairLogps]], progress: RunProgress
 ) -> dict[str, list[Judged]]:
     """Held-out pairs under the parent and under the checkpoint as it is on disk, both against the base."""
-    path = f"checkpoints/{plan.name}"
-    trained = Checkpoint(name=plan.name, path=path, kind=plan.kind, parent_id=plan.parent.id)
-    after = checkpoint_logps(workspace, trained, plan.test, plan.training, progress)
+    after = checkpoint_logps(workspace, plan.trained, plan.test, plan.training, progress)
     return {
         "before": judge(plan.test, reference["test"], reference["base"]),
         "after": judge(plan.test, after, reference["base"]),
     }
+
+
+def _lengths(workspace: Workspace, plan: Plan, progress: RunProgress) -> Lengths:
+    """How long the answers of the parent and of the checkpoint are."""
+    return compare_lengths(
+        workspace,
+        before=plan.parent,
+        after=plan.trained,
+        prompts=prompts_to_answer(plan.found["test"], plan.found["train"]),
+        count=plan.training.drift_samples,
+        sampling=plan.sampling,
+        progress=progress,
+    )
 
 
 def _finish(

@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from dpo_core.config import TrainingSettings
-from dpo_core.errors import RunError
+from dpo_core.errors import DivergedError
 from dpo_core.logps import PairLogps
+from dpo_core.losses import expected_correction, unbiased_correction
 from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
 
+CONFIDENCE = "confidence"  # a row's: the probability that its label is right
+CORRECTIONS = {"sigmoid": expected_correction, "robust": unbiased_correction}  # of the losses that know confidence
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
 OnLog = Callable[[int, int, dict[str, float]], None]
 
 
 class PairTrainer(DPOTrainer):  # type: ignore[misc]
     """trl.DPOTrainer for prepared pairs. `on_log(step, total, metrics)` hears every step; raising there ends it."""
+
+    _signature_columns: list[str]
 
     def __init__(
         self,
@@ -44,7 +54,12 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     ) -> None:
         self._on_log = on_log
         super().__init__(
-            model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=peft_config
+            model=model,
+            args=args,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+            peft_config=peft_config,
         )
         self.remove_callback(PrinterCallback)
         if "ref" in getattr(self.model, "peft_config", {}):
@@ -59,6 +74,25 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if CONFIDENCE not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, CONFIDENCE]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """TRL's loss; where pairs carry a confidence, with what their losses have beyond it."""
+        confidence = inputs.pop(CONFIDENCE, None)
+        if confidence is None:
+            return super()._compute_loss(model, inputs, return_outputs)
+        with outputs_of(model) as outputs:
+            loss = super()._compute_loss(model, inputs, False)
+        chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)  # (B,) each
+        logits = self.beta * (chosen - inputs["ref_chosen_logps"] - rejected + inputs["ref_rejected_logps"])
+        for name, weight in zip(self.loss_types, self.loss_weights, strict=True):
+            if name in CORRECTIONS:
+                loss = loss + weight * CORRECTIONS[name](logits, confidence).mean()
+        return loss
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL would write a card for the hub beside each checkpoint; lineage is in pairloop.json and the database."""
 
@@ -66,31 +100,77 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         """Hand every step's metrics on, after TRL has added its own."""
         super().log(logs, start_time)
         if "loss" in logs:
-            _check_finite(logs["loss"], self.state.global_step)
+            _check_step(logs["loss"], logs.get("grad_norm", 0.0), self.state.global_step)
             metrics = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
             self._on_log(self.state.global_step, self.state.max_steps, metrics)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        check_weights(self.model, self.state.global_step)  # before an older checkpoint is removed for the new one
         super()._save_checkpoint(model, trial)
         mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise RunError(
-            f"The loss became {loss} at step {step}, so training stopped; the parent checkpoint is as it was. "
-            "Lower learning_rate, raise beta, or set bf16 = false."
-        )
+@dataclass
+class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's collator, with the pairs' confidence where the rows have one."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """(B,) under `confidence`, beside what TRL makes of the rows."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        if CONFIDENCE in examples[0]:
+            batch[CONFIDENCE] = torch.tensor([example[CONFIDENCE] for example in examples])
+        return batch
 
 
-def training_rows(pairs: Sequence[TokenizedPair], reference: Sequence[PairLogps]) -> Dataset:
-    """The pairs with their reference log-probs, as TRL's trainer and collator take them."""
-    return Dataset.from_list(
-        [
-            pair.row | {"ref_chosen_logps": known.chosen, "ref_rejected_logps": known.rejected}
-            for pair, known in zip(pairs, reference, strict=True)
-        ]
+@contextmanager
+def outputs_of(model: torch.nn.Module) -> Iterator[list[Any]]:
+    """What the model puts out while the block lasts."""
+    heard: list[Any] = []
+    hook = model.register_forward_hook(lambda module, args, output: heard.append(output))
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+def _check_step(loss: float, grad_norm: float, step: int) -> None:
+    """Raise DivergedError for a loss that is no number, or a gradient that has just made the weights none."""
+    if not math.isfinite(loss):  # it is the loss of the weights before this step's update
+        raise _diverged(f"The loss became {loss}", step, last_good=step - 2)
+    if not math.isfinite(grad_norm):
+        raise _diverged(f"The gradient became {grad_norm}", step, last_good=step - 1)
+
+
+def check_weights(model: torch.nn.Module, step: int) -> None:
+    """Raise DivergedError where a trained weight is NaN or infinite after `step` steps."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+            raise _diverged(f"{name} became NaN or infinite", step, last_good=step - 1)
+
+
+def _diverged(what: str, step: int, *, last_good: int) -> DivergedError:
+    return DivergedError(
+        f"{what} at step {step}, so training stopped; the parent checkpoint is as it was. "
+        "Lower learning_rate, raise beta, or set bf16 = false.",
+        last_good=last_good,
     )
+
+
+def training_rows(
+    pairs: Sequence[TokenizedPair], reference: Sequence[PairLogps], confidence: Sequence[float] | None = None
+) -> Dataset:
+    """The pairs with their reference log-probs, as TRL's trainer and collator take them.
+
+    `confidence` is the probability of each pair's label to be right, above a half. Where all are 1 it is left out: the
+    loss is then TRL's to the last bit.
+    """
+    rows = [
+        pair.row | {"ref_chosen_logps": known.chosen, "ref_rejected_logps": known.rejected}
+        for pair, known in zip(pairs, reference, strict=True)
+    ]
+    if confidence is not None and set(confidence) != {1.0}:
+        rows = [row | {CONFIDENCE: share} for row, share in zip(rows, confidence, strict=True)]
+    return Dataset.from_list(rows)
 
 
 def trainer_arguments(settings: TrainingSettings, folder: Path) -> DPOConfig:
@@ -113,8 +193,9 @@ def trainer_arguments(settings: TrainingSettings, folder: Path) -> DPOConfig:
             warmup_steps=settings.warmup_steps,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
-            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing=settings.gradient_checkpointing is True,  # "auto" was decided when it was queued
             bf16=settings.bf16,
+            use_cpu=not torch.accelerator.is_available(),  # without it bf16 is refused where there is no GPU
             seed=settings.seed,
             save_steps=settings.save_steps,
             save_total_limit=2,  # the one before is whole while the next is being written
@@ -130,7 +211,20 @@ def trainer_arguments(settings: TrainingSettings, folder: Path) -> DPOConfig:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest of a trainer's checkpoints that was written whole, if any."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return max(whole, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps a trainer's checkpoint had come."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def forget_after(folder: Path, step: int) -> Path | None:
+    """Remove a trainer's checkpoints of later steps, which nothing good comes of; the last one left, if any."""
+    for path in folder.glob("checkpoint-*"):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+    return last_complete_checkpoint(folder)
 
 
 def mark_complete(folder: Path) -> None:

@@ -4,3 +4,12 @@
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 pair`, `2 pairs`, `1,200 pairs`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def sized(bytes_: float) -> str:
+    """`640 MB`, `1.2 GB`, `23 GB`: in steps of 1,024, as most tools show memory."""
+    megabytes = bytes_ / 2**20
+    if megabytes < 1000:
+        return f"{megabytes:.0f} MB"
+    gigabytes = megabytes / 1024
+    return f"{gigabytes:.1f} GB" if gigabytes < 10 else f"{gigabytes:,.0f} GB"

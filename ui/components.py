@@ -7,8 +7,9 @@ from html import escape
 
 import streamlit as st
 
+from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
-from ui.model_text import render_model_text, render_prompt
+from ui.model_text import plain_markdown, render_model_text, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
 from ui.story import duration
 
@@ -114,6 +115,13 @@ def worker_warning(workers: Sequence[Worker], run: Run | None) -> None:
             "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself.",
             icon=":material/hourglass_empty:",
         )
+
+
+def alarms(found: Sequence[Alarm]) -> None:
+    """What to know about a training, warnings first."""
+    for alarm in sorted(found, key=lambda each: each.level != "warning"):
+        draw, icon = (st.warning, "warning") if alarm.level == "warning" else (st.info, "info")
+        draw(plain_markdown(alarm.whole_text), icon=f":material/{icon}:")
 
 
 def run_progress(run: Run) -> None:

@@ -6,7 +6,9 @@ images and links stay the characters that they are, so the annotator also sees w
 
 from __future__ import annotations
 
+import re
 from html import escape
+from string import punctuation
 
 from markdown_it import MarkdownIt
 
@@ -17,6 +19,7 @@ _PARSER = (
     .enable(["table", "strikethrough"])
     .disable(["image", "link", "autolink", "html_inline", "html_block", "reference"])
 )
+_MARKS = re.compile(f"[{re.escape(punctuation)}]")
 _LONGEST = 100_000  # characters drawn as Markdown; anything longer is shown plain, so that a page never hangs
 
 
@@ -39,6 +42,11 @@ def _markdown(text: str) -> str:
 
 def _plain(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
+
+
+def plain_markdown(text: str) -> str:
+    """The text for the parts of Streamlit that only take Markdown: every mark stays the character that it is."""
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 def render_prompt(messages: list[Message]) -> str:

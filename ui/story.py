@@ -5,9 +5,11 @@ Only words: what is next is decided by dpo_core.loop. Importable without Streaml
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dpo_core.alarms import Alarm
 from dpo_core.loop import LoopState, RoundStory, Step
 from store.models import RunStatus
 from store.wording import counted
@@ -200,6 +202,11 @@ def trust_words(evaluation: dict[str, Any]) -> str:
     if high < 0.5:
         return f"{span}: worse than a coin toss. Look at the comparisons and the settings before you promote it."
     return f"{span}, a coin toss (50%) included. Take it as a hint; more rounds, or more held-out prompts, sharpen it."
+
+
+def alarm_words(alarms: Sequence[Alarm]) -> str:
+    """`2 alarms: missing eos, length bias`; empty for none."""
+    return f"{counted(len(alarms), 'alarm')}: {', '.join(alarm.title for alarm in alarms)}" if alarms else ""
 
 
 def duration(seconds: float | None) -> str:

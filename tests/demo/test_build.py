@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="module")
 def built(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
-    subprocess.run([sys.executable, str(demo / "build.py"), "--out", str(out), "--quick"], check=True, timeout=120)
+    subprocess.run([sys.executable, str(demo / "build.py"), "--out", str(out), "--quick"], check=True, timeout=600)
     return out
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.evaluate import accuracy, accuracy_interval, judge, summarize
+from dpo_core.evaluate import accuracy, judge, summarize
 from dpo_core.logps import PairLogps
 from dpo_core.tokenization import TokenizedPair
 
@@ -44,12 +45,26 @@ def test_figures_worked_by_hand() -> None:
     assert figures["ranking_after"] == pytest.approx(2 / 3)
 
 
-def test_wilson_interval_against_its_formula() -> None:
+def test_intervals_are_by_prompt() -> None:
+    """Ten pairs on ten prompts have the textbook interval; the same ten on two prompts a far wider one."""
     margins = [1.0] * 7 + [-1.0] * 3
     z, n, p = 1.959964, 10, 0.7
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert accuracy_interval(margins) == pytest.approx((centre - half, centre + half), abs=1e-5)
+
+    def figures(prompts: list[int]) -> dict[str, Any]:
+        pairs = [tokenized(index, [prompt], [8], [9]) for index, prompt in enumerate(prompts)]
+        logps = [PairLogps(margin, 0.0) for margin in margins]
+        judged = judge(pairs, logps, [PairLogps(0.0, 0.0)] * 10)
+        return summarize(judged, judged, beta=1.0)
+
+    apart, together = figures(list(range(10))), figures([5] * 7 + [6] * 3)
+    assert apart["interval_after"] == pytest.approx([centre - half, centre + half], abs=1e-5)
+    assert together["interval_after"][0] < 0.2 and together["interval_after"][1] > 0.9
+    assert (apart["prompts"], together["prompts"]) == (10, 2)
+    assert apart["margin"] == pytest.approx(0.4)
+    assert apart["margin_interval"][0] < 0.4 < apart["margin_interval"][1]
+    assert figures([5] * 10)["margin_interval"] is None
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))

@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
+from dpo_core import prefix_sharing
 from dpo_core.prefix_sharing import IGNORED, lay_out, share_prefixes, unique_tokens
 
 SIZE: dict[str, Any] = {
@@ -309,3 +310,47 @@ def test_rows_longer_than_a_sliding_window_go_through_trls_forward() -> None:
             for each in (plain, model)
         ]
         assert torch.allclose(*both, atol=1e-4)
+
+
+def varlen_by_definition(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What torch's varlen_attn says that it computes, segment by segment; it has no kernel for the CPU."""
+    assert window_size == (-1, 0) and query_ends.dtype == key_ends.dtype == torch.int32
+    assert longest_query == int(query_ends.diff().max()) and longest_key == int(key_ends.diff().max())
+    parts = []
+    for index in range(len(query_ends) - 1):
+        q, k, v = (
+            states[ends[index] : ends[index + 1]].transpose(0, 1)
+            for states, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
+        )
+        k, v = (states.repeat_interleave(q.shape[0] // k.shape[0], dim=0) for states in (k, v))
+        scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        seen = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).tril(k.shape[1] - q.shape[1])
+        parts.append((scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_one_call_for_gpus_gives_what_the_calls_for_each_pair_give(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_sharing, "varlen_attn", varlen_by_definition)
+    batch = DataCollatorForPreference(pad_token_id=0)(random_rows(seed))
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    layout = lay_out(batch["input_ids"], batch["attention_mask"], labels)
+    draw = torch.Generator().manual_seed(seed)
+    query, key, value = (torch.randn(1, heads, layout.tokens.shape[1], 8, generator=draw) for heads in (4, 2, 2))
+    whole = prefix_sharing._attend_in_one_call(query, key, value, layout.segments, None)
+    apart = prefix_sharing._attend_pair_by_pair(query, key, value, layout, None, 0.0)
+    assert torch.allclose(whole, apart, atol=1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from sqlmodel import select
 
@@ -28,14 +29,14 @@ from store.runs import cancel_run
 Make = Callable[..., Workspace]
 
 
-def compare_all(workspace: Workspace, choice: Callable[[str, str], str]) -> int:
+def compare_all(workspace: Workspace, choice: Callable[[str, str], str], name: str = "ann") -> int:
     """Judge every open pair of the round; returns how many."""
     done = 0
     while True:
         with writing(workspace.engine) as session:
             state = read_loop(session=session)
             assert state.round is not None and state.round.id is not None
-            someone = get_or_add_annotator(session=session, name="ann")
+            someone = get_or_add_annotator(session=session, name=name)
             assert someone.id is not None
             shown = next_pair(session=session, round_id=state.round.id, annotator_id=someone.id)
             if shown is None:
@@ -227,3 +228,34 @@ def test_a_held_out_prompt_is_never_trained_on(make_workspace: Make) -> None:
     assert not asked & held_out
     assert Path(folder / "test.jsonl").exists()
     assert run.settings["snapshot"].startswith(folder.name)
+
+
+def weights_after_votes(make_workspace: Make, name: str, *, disagree: bool, confidence: str) -> dict[str, Any]:
+    """A round in which three people judge each pair, the third of them perhaps the other way around."""
+    workspace = make_workspace(
+        name, round={"comparisons": 24, "comparisons_per_pair": 3}, training={"confidence": confidence}
+    )
+    start_round(workspace, by="test")
+    run_next(workspace)
+    for person in ("ann", "ben", "cleo"):
+        odd = disagree and person == "cleo"
+        compare_all(
+            workspace,
+            lambda left, right, odd=odd: "left" if (prefer_longer(left, right) == "left") != odd else "right",
+            name=person,
+        )
+    start_training(workspace, by="test")
+    finished = run_next(workspace)
+    assert finished.status == RunStatus.DONE, finished.error
+    return weights(workspace)
+
+
+def test_doubtful_labels_count_less_and_certain_ones_as_ever(make_workspace: Make) -> None:
+    def by(confidence: str, *, disagree: bool) -> dict[str, Any]:
+        return weights_after_votes(make_workspace, f"{confidence}-{disagree}", disagree=disagree, confidence=confidence)
+
+    def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    assert same(by("agreement", disagree=False), by("ignore", disagree=False)), "TRL's loss to the last bit"
+    assert not same(by("agreement", disagree=True), by("ignore", disagree=True))

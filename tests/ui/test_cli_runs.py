@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.alarms import Alarm
 from dpo_core.loop import start_round
+from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from tests.browser import seeding
@@ -105,6 +107,19 @@ def test_status_counts_one_pair_and_what_came_after_the_cut(pairloop: Pairloop, 
     seeding.train(workspace, steps=1, of=4, finish=False)
     seeding.compare(workspace, "me", [Choice.LEFT])
     assert "4 of 4, 1 of them since training began" in pairloop("status")[1]
+
+
+def test_a_runs_alarms_are_printed_while_it_lasts(pairloop: Pairloop, workspace: Workspace) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(4))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    run_id = seeding.train(workspace, steps=1, of=4, finish=False).id or 0
+    assert "Warning" not in pairloop("runs", f"{run_id}")[1]
+    reports = RunProgress(workspace, run_id, 1)
+    reports.report("train", 2, 4)
+    reports.sound([Alarm("missing-eos", "warning", "No end [red].", (3, 5))])
+    assert "Warning: No end [red]. Pairs concerned: 3, 5." in pairloop("runs", f"{run_id}")[1]
+    [kept] = json.loads(pairloop("runs", f"{run_id}", "--json")[1])["run"]["progress"]["alarms"]
+    assert kept == {"name": "missing-eos", "level": "warning", "text": "No end [red].", "pairs": [3, 5]}
 
 
 def test_words_come_without_the_app() -> None:

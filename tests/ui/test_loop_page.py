@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from dpo_core.config import FILE_NAME
 from dpo_core.loop import Step, cancel, read_loop
 from dpo_core.workspace import Workspace
+from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.importing import import_preferences
@@ -113,6 +114,20 @@ def test_the_decision_shows_what_is_known(
     assert primary(app) == [first]
     assert [each.value for each in app.metric] == ["50%", f"{after:.0%}", "34"]
     assert trusted in words(app)
+
+
+def test_the_decision_names_the_trainings_alarms_and_leads_to_them(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    assert open_app("loop").get("page_link") == []
+    told = [
+        {"name": name, "level": "warning", "text": "Text.", "pairs": [1]} for name in ("missing-eos", "length-bias")
+    ]
+    with writing(compared.engine) as session:
+        checkpoint = get_checkpoint(session=session, name="round-1")
+        checkpoint.metrics = checkpoint.metrics | {"alarms": told}
+        session.add(checkpoint)
+    [link] = open_app("loop").get("page_link")
+    assert (link.proto.label, link.proto.page) == ("2 alarms: missing eos, length bias", "runs")
 
 
 @pytest.mark.parametrize(

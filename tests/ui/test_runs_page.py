@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from dpo_core.alarms import Alarm
+from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from store.database import reading, writing
@@ -12,6 +16,8 @@ from store.runs import fail_run, get_run
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.charts import metric_frame
+
+NO_WORKER = "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself."
 
 
 @pytest.fixture
@@ -45,6 +51,25 @@ def test_the_newest_run_is_shown_first(training: Run, open_app: OpenApp) -> None
     assert [each.label for each in app.metric] == ["loss", "rewards/margins", "rewards/accuracies"]
     assert len(app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")) == 4
     assert any("Training on 26 pairs" in each.value for each in app.code)
+
+
+def test_alarms_are_told_in_words_warnings_first(training: Run, workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("runs")
+    assert [each.value for each in (*app.warning, *app.info)] == [NO_WORKER]
+    reports = RunProgress(workspace, training.id or 0, 1)
+    reports.report("train", 11, 40)
+    reports.sound([Alarm("length-bias", "note", "Chosen texts are longer: <b>loss_type</b> = [*x*](y).", (4, 7))])
+    reports.sound([Alarm("missing-eos", "warning", "No end in 3 of 26 pairs.", tuple(range(20)))])
+    app = open_app("runs")
+    plain = [re.sub(r"\\(.)", r"\1", each.value) for each in (*app.warning, *app.info)]
+    assert plain == [
+        NO_WORKER,
+        "No end in 3 of 26 pairs. Pairs concerned: " + ", ".join(map(str, range(20))) + " and more.",
+        "Chosen texts are longer: <b>loss_type</b> = [*x*](y). Pairs concerned: 4, 7.",
+    ]
+    assert r"\<b\>loss\_type" in app.info[0].value and r"\[\*x\*\]\(y\)" in app.info[0].value
+    seeding.finish_training(workspace, training.id or 0)
+    assert len(open_app("runs").warning) == 1  # the row still has them once the run is over
 
 
 def test_another_run_can_be_looked_at(training: Run, open_app: OpenApp) -> None:

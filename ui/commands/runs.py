@@ -13,10 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
+from dpo_core.alarms import run_alarms
 from dpo_core.carry_out import carry_out_here
 from dpo_core.config import read_assignments
 from dpo_core.errors import RunCancelled, RunError
-from dpo_core.loop import cancel, queue_evaluation, read_loop, retry, sample_more, start_round, start_training
+from dpo_core.loop import (
+    cancel,
+    plan_training,
+    queue_evaluation,
+    read_loop,
+    retry,
+    sample_more,
+    start_round,
+    start_training,
+)
+from dpo_core.memory_plan import MemoryPlan
+from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading
 from store.models import Run, RunKind, RunStatus
@@ -25,6 +37,8 @@ from store.snapshots import get_snapshot
 from store.workers import live_workers
 from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
+from ui.plan import UNKNOWN, plan_facts, plan_json, plan_line, planned_and_used
+from ui.story import alarm_words
 
 POLL_SECONDS = 0.5
 OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
@@ -73,6 +87,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A training setting for this run alone; may be repeated."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it would need in memory and time, and start nothing.")
+    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Start it even if memory seems too small for it.")] = False,
     detach: DetachOption = False,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
@@ -83,10 +101,27 @@ def train(
     Example:
       pairloop train
       pairloop train --early --set beta=0.2 --set num_train_epochs=2
+      pairloop train --plan
     """
+    only_one(plan=plan, anyway=anyway)
+    only_one(plan=plan, detach=detach)
     opened = open_workspace(workspace)
-    run = start_training(opened, by=this_person(), early=early, changes=read_assignments(changes or []))
+    asked = read_assignments(changes or [])
+    if plan:
+        _print_plan(plan_training(opened, changes=asked), as_json)
+        return
+    run = start_training(opened, by=this_person(), early=early, changes=asked, force=anyway)
     _see_through(opened, run, detach=detach, as_json=as_json)
+
+
+def _print_plan(plan: MemoryPlan | None, as_json: bool) -> None:
+    if as_json:
+        print_json({"plan": plan_json(plan) if plan else None})
+    elif plan is None:
+        say(UNKNOWN)
+    else:
+        print_facts(plan_facts(plan))
+        say(plan_line(plan) if plan.fits else f"{plan_line(plan)} {change_words(plan)}")
 
 
 def evaluate(
@@ -202,8 +237,11 @@ def _print_run(run: Run) -> None:
         {"Run": f"{run.id}, {run.kind}", "Status": f"{run.status}{asked_to_stop}", "Asked by": run.requested_by}
         | {"Queued": run.created_at, "Started": run.started_at, "Finished": run.finished_at}
         | {"Attempts": run.attempt, "How far": _how_far(run), "Error": run.error}
+        | ({"Memory and time": told} if (told := planned_and_used(run)) else {})
         | _flat(run.result)
     )
+    for alarm in run_alarms(run):
+        say(f"\n{alarm.level.capitalize()}: {alarm.whole_text}")
 
 
 def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -276,4 +314,6 @@ def _outcome(run: Run) -> str:
     made = ", ".join(f"{name} {figure(value)}" for name, value in _flat(run.result).items())
     following = {RunKind.SAMPLE: "compare them (`pairloop up`)", RunKind.TRAIN: "decide (`pairloop rounds --promote`)"}
     after = following.get(RunKind(run.kind))
-    return f"Run {run.id} ({run.kind}) is done: {made}." + (f"\nNext: {after}." if after else "")
+    alarms = alarm_words(run_alarms(run))
+    told = f"\n{alarms} (`pairloop runs {run.id}` tells more)." if alarms else ""
+    return f"Run {run.id} ({run.kind}) is done: {made}.{told}" + (f"\nNext: {after}." if after else "")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
+from dpo_core.alarms import recorded_alarms
+from dpo_core.errors import MemoryRefusedError
 from dpo_core.loop import (
     LoopState,
     RoundStory,
@@ -13,6 +16,7 @@ from dpo_core.loop import (
     decide,
     go_on,
     late_ones_count,
+    plan_training,
     read_loop,
     retry,
     return_to_comparing,
@@ -22,6 +26,8 @@ from dpo_core.loop import (
     start_training,
     suggested_decision,
 )
+from dpo_core.memory_plan import MemoryPlan
+from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Decision, RunStatus, Worker
@@ -29,9 +35,11 @@ from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.plan import plan_facts, plan_line
 from ui.state import act, current_workspace, errors_in_words, my_name, show_messages
 
 MORE_PAIRS = 10
+PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
 HEAD = (
     "Round",
     "Written by",
@@ -90,6 +98,8 @@ def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: 
         show.paragraph(words.text)
         details(state, stories)
         after_the_cut(workspace, state)
+        if state.step == Step.TRAIN:
+            plan_of_training(workspace, state)
         show.worker_warning(workers, state.run)
         with st.container(horizontal=True, key="actions"):
             actions(workspace, state, stories)
@@ -105,6 +115,7 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
         st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
     if state.step == Step.DECIDE:
         judgement(evaluation_of(stories[-1]))
+        alarms_line(stories[-1])
 
 
 def after_the_cut(workspace: Workspace, state: LoopState) -> None:
@@ -135,6 +146,58 @@ def judgement(evaluation: dict[str, Any]) -> None:
         )
         pairs.metric("Judged on held-out pairs", evaluation["pairs"])
     show.paragraph(story.trust_words(evaluation))
+
+
+def alarms_line(entry: RoundStory) -> None:
+    """How many alarms the training gave rise to, and where they are told."""
+    words = story.alarm_words(recorded_alarms(entry.result.metrics if entry.result else {}))
+    if words:
+        st.page_link(story.RUNS_PAGE, label=words, icon=":material/warning:")
+
+
+def _drawn_plan(folder: str, compared: int, _workspace: Workspace) -> MemoryPlan | None:
+    return plan_training(_workspace)
+
+
+_plan: Callable[[str, int, Workspace], MemoryPlan | None] = st.cache_data(
+    _drawn_plan, ttl=PLAN_SECONDS, show_spinner=False
+)
+
+
+def plan_of_training(workspace: Workspace, state: LoopState) -> None:
+    """What training would need, in a line; its parts for whoever wants them."""
+    plan = _plan(str(workspace.folder), state.comparisons["done"], workspace)
+    if plan is None:
+        return
+    with st.expander(plan_line(plan), icon=None if plan.fits else ":material/warning:"):
+        if not plan.fits:
+            st.code(change_words(plan), language=None)
+        show.table(("", ""), list(plan_facts(plan).items()))
+
+
+def train_button(
+    label: str, workspace: Workspace, state: LoopState, *, primary: bool = False, early: bool = False
+) -> None:
+    """Train; where memory was just found to be too small for that, offer it all the same."""
+    number = state.round.number if state.round else 0
+    given = {"workspace": workspace, "number": number, "early": early}
+    st.button(label, type="primary" if primary else "secondary", on_click=try_training, kwargs=given)
+    if st.session_state.get("refused") == number:
+        st.button("Train anyway", on_click=try_training, kwargs=given | {"force": True})
+
+
+def try_training(workspace: Workspace, *, number: int, early: bool, force: bool = False) -> None:
+    """Start training, and remember the round in which memory spoke against it."""
+
+    def start() -> None:
+        try:
+            start_training(workspace, by=my_name(), early=early, force=force)
+        except MemoryRefusedError:
+            st.session_state["refused"] = number
+            raise
+
+    st.session_state.pop("refused", None)
+    act(start)
 
 
 def actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
@@ -174,8 +237,7 @@ def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
     number = state.round.number + 1 if state.round else 1
     button(f"Start round {number}", start_round, workspace, by=my_name(), primary=True)
     if state.imported:
-        label = f"Train on {counted(state.imported, 'imported comparison')}"
-        button(label, start_training, workspace, by=my_name())
+        train_button(f"Train on {counted(state.imported, 'imported comparison')}", workspace, state)
 
 
 def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
@@ -194,8 +256,9 @@ def compare_actions(workspace: Workspace, state: LoopState, _stories: list[Round
     if not sampling:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:
-        label = f"Train early, on {counted(state.comparisons['done'], 'comparison')}"
-        button(label, start_training, workspace, by=my_name(), early=True)
+        train_button(
+            f"Train early, on {counted(state.comparisons['done'], 'comparison')}", workspace, state, early=True
+        )
 
 
 def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
@@ -206,7 +269,7 @@ def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
 
 def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
     """Train; or compare on while pairs are left. A round on imports has only its training."""
-    button("Train", start_training, workspace, by=my_name(), primary=True)
+    train_button("Train", workspace, state, primary=True)
     if state.pairs["open"]:
         go("Compare on", story.LABEL_PAGE)
     elif not state.imported:

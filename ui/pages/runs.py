@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dpo_core.alarms import run_alarms
 from dpo_core.loop import cancel, retry
 from dpo_core.progress import read_metrics
 from dpo_core.workspace import Workspace
@@ -14,6 +15,7 @@ from store.workers import live_workers
 from ui import components as show
 from ui import story
 from ui.charts import training_charts
+from ui.plan import planned_and_used
 from ui.state import act, current_workspace, errors_in_words, log_tail, my_name, show_messages
 
 OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
@@ -97,6 +99,7 @@ def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
         show.run_progress(run)
     buttons(workspace, run)
     latest_figures(run)
+    show.alarms(run_alarms(run))
     metrics = read_metrics(folder)
     if not training_charts(metrics) and run.kind == "train" and run.status in OPEN:
         st.caption("Charts appear with the first training step.")
@@ -112,6 +115,8 @@ def facts(run: Run) -> list[str]:
     found.append(f"asked for by {run.requested_by or 'nobody'} on {run.created_at:%Y-%m-%d %H:%M} UTC")
     if run.started_at and run.finished_at:
         found.append(f"took {story.duration((run.finished_at - run.started_at).total_seconds()) or '0 s'}")
+    if told := planned_and_used(run):
+        found.append(told)
     if run.attempt > 1:
         found.append(f"attempt {run.attempt}: resumed from what was on disk")
     return found

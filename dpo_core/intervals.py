@@ -1,0 +1,64 @@
+"""Intervals for shares and means over pairs, honest about pairs that share a prompt.
+
+Pairs of one prompt are not independent: a policy that likes one completion of it often likes the next. The variance is
+therefore taken between prompts (the ratio estimator of cluster sampling, Cochran 1977, section 9.3), never below what
+independent pairs would have. Where each prompt has one pair this is the textbook interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+from scipy.stats import norm, t
+
+Interval = tuple[float, float]
+
+
+def share_interval(values: Sequence[float], clusters: Sequence[Hashable], *, level: float = 0.95) -> Interval:
+    """A Wilson interval for the mean of values between 0 and 1, with as many observations as the clusters are worth.
+
+    `clusters` names the prompt of each value. Raises ValueError for no values.
+    """
+    alone, whole = _variances(values, clusters)
+    # Where all are alike, how much the pairs of a prompt agree cannot be seen: prompts are counted.
+    worth = len(values) * alone / whole if whole else len(set(clusters))
+    return wilson(_mean(values), worth, level=level)
+
+
+def wilson(share: float, count: float, *, level: float = 0.95) -> Interval:
+    """Wilson's interval (1927) for a share of `count` observations, which need not be whole."""
+    z = float(norm.ppf(0.5 + level / 2))
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], *, level: float = 0.95) -> Interval:
+    """A t interval for the mean of any values; it is (-inf, inf) where there is only one cluster.
+
+    Raises ValueError for no values.
+    """
+    mean, count = _mean(values), len(set(clusters))
+    if count < 2:
+        return -math.inf, math.inf
+    half = float(t.ppf(0.5 + level / 2, count - 1)) * math.sqrt(_variances(values, clusters)[1])
+    return mean - half, mean + half
+
+
+def _mean(values: Sequence[float]) -> float:
+    if not values:
+        raise ValueError("an interval needs at least one value")
+    return math.fsum(values) / len(values)
+
+
+def _variances(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """The variance of the mean if all were independent, and that between clusters, which is never taken for less."""
+    mean, n = _mean(values), len(values)
+    rest: dict[Hashable, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        rest[cluster] = rest.get(cluster, 0.0) + value - mean
+    # Without the usual n / (n - 1): the textbook interval of a share does without it as well.
+    alone = math.fsum((value - mean) ** 2 for value in values) / (n * n)
+    between = math.fsum(total * total for total in rest.values()) / (n * n)
+    return alone, max(alone, between)

@@ -1,0 +1,62 @@
+"""Intervals over pairs: against the textbook where prompts differ, and against simulation where they do not."""
+
+from __future__ import annotations
+
+import math
+import random
+from statistics import mean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, t
+
+from dpo_core.intervals import mean_interval, share_interval, wilson
+
+
+@given(st.integers(1, 60), st.data())
+def test_with_one_pair_a_prompt_it_is_wilsons_interval(count: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, count))
+    values = [1.0] * right + [0.0] * (count - right)
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    assert share_interval(values, range(count)) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=20), st.integers(2, 5))
+def test_saying_everything_again_narrows_nothing(values: list[float], times: int) -> None:
+    """Copies of a pair under the same prompt are worth no more than the pair."""
+    clusters = list(range(len(values)))
+    once = share_interval(values, clusters)
+    assert share_interval(values * times, clusters * times) == pytest.approx(once, abs=1e-9)
+
+
+def test_a_mean_worked_by_hand() -> None:
+    values = [1.0, 3.0, 2.0, 6.0]
+    half = t.ppf(0.975, 3) * stdev(values) * math.sqrt(3 / 4) / 2  # the variance divides by n
+    assert mean_interval(values, range(4)) == pytest.approx((mean(values) - half, mean(values) + half))
+    assert mean_interval(values, [1, 1, 1, 1]) == (-math.inf, math.inf)
+
+
+def test_it_covers_the_truth_where_pairs_of_a_prompt_agree() -> None:
+    """30 prompts of 4 pairs each; the pairs of a prompt go the same way nine times in ten. The truth is 0.6.
+
+    2,000 draws: the textbook interval covers it in about 70%, the clustered one in about 95% (standard error 0.5%).
+    """
+    draw = random.Random(0)
+    covered = {"clustered": 0, "textbook": 0}
+    clusters = [prompt for prompt in range(30) for _ in range(4)]
+    for _ in range(2000):
+        leaning = [float(draw.random() < 0.6) for _ in range(30)]
+        values = [side if draw.random() < 0.9 else float(draw.random() < 0.6) for side in leaning for _ in range(4)]
+        for name, (low, high) in {
+            "clustered": share_interval(values, clusters),
+            "textbook": wilson(mean(values), len(values)),
+        }.items():
+            covered[name] += low <= 0.6 <= high
+    assert 0.93 < covered["clustered"] / 2000 < 0.97
+    assert covered["textbook"] / 2000 < 0.8
+
+
+def test_nothing_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        share_interval([], [])
