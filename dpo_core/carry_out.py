@@ -5,6 +5,9 @@ ending is written here. A worker carries each run out in a process of its own, s
 
     python -m dpo_core.carry_out --workspace W --run ID --attempt N --parent-pid P
 
+A launcher starts several such processes for one training (ranks.py): the leader does all of this, the others work
+beside it and speak only if they fail.
+
 `carry_out_here` does the same within the calling process: the command line in the foreground, and simulations.
 This module never imports torch; the kinds of work that need it do.
 """
@@ -27,8 +30,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+import psutil
+
+from dpo_core import ranks
 from dpo_core.errors import CoreError, RunCancelled, RunError
-from dpo_core.progress import Listener, RunProgress
+from dpo_core.progress import Listener, QuietProgress, RunProgress
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
@@ -36,6 +42,7 @@ from store.models import Run, RunKind, RunStatus
 from store.runs import (
     OPEN,
     LostRunError,
+    check_run_held,
     claim_run,
     end_cancelled_run,
     fail_run,
@@ -56,7 +63,9 @@ WORK = {
 LOST = 75  # exit status of a process whose run belongs to a later attempt
 ORPHANED = 76  # exit status of a process whose worker is gone
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+CUT_SHORT = 77  # exit status of one of several processes that did not come to the end: the launcher ends the others
 PARENT_SECONDS = 1.0
+LEADER_SECONDS = 5.0  # that the leader gets to say in its own words what all of them ran into
 PR_SET_PDEATHSIG = 1
 
 _DISK_FULL = (
@@ -69,19 +78,26 @@ _NO_MEMORY = (
 _SIZES = {RunKind.SAMPLE: "sampling.batch_size or max_new_tokens"}
 
 
-def carry_out(workspace: Workspace, run: Run, progress: RunProgress) -> None:
-    """Do a claimed run's work and record how it ended. Raises DatabaseError where that cannot be written."""
+def carry_out(workspace: Workspace, run: Run, progress: RunProgress) -> bool:
+    """Do a claimed run's work and record how it ended. Raises DatabaseError where that cannot be written.
+
+    Returns whether the work was done to its end.
+    """
     try:
         _work(workspace, run)(workspace, run, progress)
-        _end(workspace, run, "It ended without saying what it made. This is a defect of pairloop: please report it.")
+        if ranks.is_leader():
+            _end(
+                workspace, run, "It ended without saying what it made. This is a defect of pairloop: please report it."
+            )
+        return True
     except LostRunError as error:
         log.info("%s", error)
     except RunCancelled:
         log.info("Run %s was cancelled.", run.id)
         _end(workspace, run, None)
     except Exception as error:
-        log.exception("Run %s failed.", run.id)
-        _end(workspace, run, explain(error, RunKind(run.kind)))
+        _fail(workspace, run, error)
+    return False
 
 
 def _work(workspace: Workspace, run: Run) -> Work:
@@ -94,10 +110,21 @@ def _work(workspace: Workspace, run: Run) -> Work:
     return work
 
 
+def _fail(workspace: Workspace, run: Run, error: Exception) -> None:
+    """Record what went wrong; of several processes, only the leader does where it went wrong in all of them."""
+    if ranks.is_lost_peer(error):
+        log.warning("Run %s: another of its processes is gone.", run.id)
+        return
+    log.exception("Run %s failed.", run.id)
+    if not ranks.is_leader():
+        time.sleep(LEADER_SECONDS)
+    _end(workspace, run, explain(error, RunKind(run.kind)))
+
+
 def thread_count(workspace: Workspace) -> int:
-    """CPU threads for a run: as pairloop.toml says, else one for each core this process may use."""
+    """CPU threads for a run: as pairloop.toml says, else one for each core; each of several processes has its share."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return workspace.settings.worker.threads or cores
+    return max(1, (workspace.settings.worker.threads or cores) // ranks.count_here())
 
 
 def _end(workspace: Workspace, run: Run, error: str | None) -> None:
@@ -176,6 +203,8 @@ def carry_out_here(workspace: Workspace, run_id: int, listener: Listener | None 
     run = _claim(workspace, run_id)
     progress = RunProgress(workspace, run_id, run.attempt, listener)
     with _logged(progress.folder), lease_kept(workspace, run, on_lost=lambda: None):
+        if run.kind == RunKind.TRAIN and workspace.settings.worker.launcher:
+            log.warning("One process trains: the launcher in pairloop.toml is for the runs of a worker.")
         try:
             carry_out(workspace, run, progress)
         except BaseException:
@@ -218,10 +247,10 @@ def _logged(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """A worker's child process: carry out one attempt at one run. Its output is the run's log."""
+    """A worker's child process, or one of several: carry out one attempt at one run. Its output is the run's log."""
     given = _parse(arguments)
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if ranks.is_leader() else logging.WARNING)
     _die_with(given.parent_pid)
     try:
         workspace = open_workspace(given.workspace)
@@ -233,9 +262,23 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     os.nice(workspace.settings.worker.niceness)
+    if ranks.count() == 1:
+        _lead(workspace, run)
+        return 0
+    whole = _lead(workspace, run) if ranks.is_leader() else _follow(workspace, run)
+    logging.shutdown()
+    os._exit(0 if whole else CUT_SHORT)  # a process group whose other members are gone may never close
+
+
+def _lead(workspace: Workspace, run: Run) -> bool:
+    assert run.id is not None
     with lease_kept(workspace, run, on_lost=lambda: os._exit(LOST)):
-        carry_out(workspace, run, RunProgress(workspace, given.run, given.attempt))
-    return 0
+        return carry_out(workspace, run, RunProgress(workspace, run.id, run.attempt))
+
+
+def _follow(workspace: Workspace, run: Run) -> bool:
+    assert run.id is not None
+    return carry_out(workspace, run, QuietProgress(workspace, run.id, run.attempt))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -248,25 +291,41 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _die_with(parent: int) -> None:
-    """End this process as soon as its worker is gone, however the worker died: at once on Linux, else in a second."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """End this process as soon as its worker is gone, however the worker died: at once on Linux, else in a second.
+
+    Under a launcher the worker is not its parent but further up: the launcher's death counts as the worker's.
+    """
+    die_with_parent()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
+def die_with_parent() -> None:
+    """On Linux, have the kernel kill this process when its parent is gone, whatever program it runs by then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch(worker: int) -> None:
+    while any(process.pid == worker for process in psutil.Process().parents()):
         time.sleep(PARENT_SECONDS)
     os._exit(ORPHANED)
 
 
 def _held(workspace: Workspace, run_id: int, attempt: int) -> Run:
     """The run, its lease renewed now that its process stands. Raises LostRunError."""
+    if not ranks.is_leader():
+        with reading(workspace.engine) as session:
+            return check_run_held(session=session, run_id=run_id, attempt=attempt)
     with writing(workspace.engine) as session:
         renew_lease(session=session, run_id=run_id, attempt=attempt, lease=lease_of(workspace))
         run = get_run(session=session, run_id=run_id)
-    log.info("Run %d (%s), attempt %d", run_id, run.kind, attempt)
+    log.info("%s", first_words(run))
     return run
+
+
+def first_words(run: Run) -> str:
+    """What the process that carries out this attempt says in the run's log once it stands."""
+    return f"Run {run.id} ({run.kind}), attempt {run.attempt}"
 
 
 if __name__ == "__main__":

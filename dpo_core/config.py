@@ -142,7 +142,11 @@ class TrainingSettings(Section):
 class WorkerSettings(Section):
     """The process that carries out runs."""
 
-    threads: int = Field(0, ge=0, description="CPU threads for a run; 0: one for each core.")
+    launcher: str = Field(
+        "",
+        description='Put before a training, e.g. "accelerate launch --config_file pairloop:ddp"; empty: one process.',
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for a run, all its processes; 0: one for each core.")
     niceness: int = Field(10, ge=0, le=19, description="How far a run steps back behind the app.")
     lease_seconds: float = Field(30, ge=2, description="How soon another worker takes over from one that died.")
 

@@ -1,7 +1,8 @@
-"""How long a checkpoint's answers are beside its parent's: the same prompts, the same seeds, one answer each.
+"""How far a checkpoint's answers are from its parent's: the same prompts, the same seeds, one answer each.
 
-A preference that goes with length is learned as a length, and the held-out accuracy does not show it. Texts follow from
-the run's settings alone, so that a run that is resumed compares the same ones.
+A preference that goes with length is learned as a length, and the held-out accuracy does not show it; nor does it show
+how much else has changed, which is what the KL divergence says. Texts follow from the run's settings alone, so that a
+run that is resumed compares the same ones.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from statistics import fmean
 from typing import Any
 
 from dpo_core.config import SamplingSettings
+from dpo_core.intervals import mean_interval
+from dpo_core.logps import PairLogps
 from dpo_core.policies import encode_prompt
 from dpo_core.progress import RunProgress
 from dpo_core.sampling import load_writer, prompt_room, sample_completions
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint
+from store.pairs import NewCompletion
 from store.prompts import Message
 from store.snapshots import PreferencePair
 
@@ -26,18 +30,48 @@ PHASE = "write samples"
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of the answers to the same prompts, the end included, by the parent and by the checkpoint."""
+class Answers:
+    """Answers to the same prompts by the parent and by the checkpoint, with their tokens, the end included."""
 
-    before: list[int]
-    after: list[int]
+    prompts: list[list[Message]]
+    before: list[NewCompletion]
+    after: list[NewCompletion]
 
     @property
-    def figures(self) -> dict[str, float]:
+    def lengths(self) -> dict[str, float]:
         """For the record; empty where nothing was written."""
         if not self.before:
             return {}
-        return {"samples": len(self.before), "before": fmean(self.before), "after": fmean(self.after)}
+        before, after = self.tokens
+        return {"samples": len(self.before), "before": fmean(before), "after": fmean(after)}
+
+    @property
+    def tokens(self) -> tuple[list[int], list[int]]:
+        """How many tokens each answer of the parent and of the checkpoint has."""
+        return [new.tokens or 0 for new in self.before], [new.tokens or 0 for new in self.after]
+
+    @property
+    def pairs(self) -> list[PreferencePair]:
+        """The answers as pairs, the checkpoint's as `chosen`, for their log-probs."""
+        rows = zip(self.prompts, self.after, self.before, strict=True)
+        return [
+            PreferencePair(index, asked, after.text, before.text, chosen_side="a", agreement=1.0, annotators=0)
+            for index, (asked, after, before) in enumerate(rows)
+        ]
+
+
+def divergence(policy: Sequence[PairLogps], reference: Sequence[PairLogps]) -> dict[str, float]:
+    """KL(policy || reference) in nats per answer, from the policy's own answers (`chosen`); empty without any.
+
+    The mean of log policy - log reference over samples of the policy: unbiased, and noisy with few samples. `low` and
+    `high` are its 95% interval.
+    """
+    if not policy:
+        return {}
+    gains = [mine.chosen - theirs.chosen for mine, theirs in zip(policy, reference, strict=True)]
+    found = {"nats": fmean(gains), "samples": len(gains)}
+    low, high = mean_interval(gains, range(len(gains)))
+    return found | ({"low": low, "high": high} if len(gains) > 1 else {})
 
 
 def prompts_to_answer(held_out: Sequence[PreferencePair], train: Sequence[PreferencePair]) -> list[list[Message]]:
@@ -46,7 +80,7 @@ def prompts_to_answer(held_out: Sequence[PreferencePair], train: Sequence[Prefer
     return list(unique.values())
 
 
-def compare_lengths(
+def compare_answers(
     workspace: Workspace,
     *,
     before: Checkpoint,
@@ -55,29 +89,28 @@ def compare_lengths(
     count: int,
     sampling: SamplingSettings,
     progress: RunProgress,
-) -> Lengths:
+) -> Answers:
     """Have both checkpoints answer the first `count` prompts that leave room. Raises RunCancelled, LostRunError."""
     count = min(count, len(prompts))
     if not count:
-        return Lengths([], [])
-    written: list[list[int | None]] = []
+        return Answers([], [], [])
+    written: list[list[tuple[list[Message], NewCompletion | None]]] = []
     for place, checkpoint in enumerate((before, after)):
         report = partial(progress.report, PHASE, place * count, 2 * count)
         report()
         written.append(_answer(load_writer(workspace, checkpoint), prompts, count, sampling, report))
     progress.report(PHASE, 2 * count, 2 * count)
-    both = [(old, new) for old, new in zip(*written, strict=True) if old is not None and new is not None]
-    return Lengths([old for old, _ in both], [new for _, new in both])
+    both = [(asked, old, new) for (asked, old), (_, new) in zip(*written, strict=True) if old and new]
+    return Answers([asked for asked, _, _ in both], [old for _, old, _ in both], [new for _, _, new in both])
 
 
 def _answer(
     writer: tuple[Any, Any], prompts: Sequence[list[Message]], count: int, sampling: SamplingSettings, on_step: Any
-) -> list[int | None]:
-    """Tokens of one answer to each prompt; None where it stayed empty however often it was drawn."""
+) -> list[tuple[list[Message], NewCompletion | None]]:
+    """One answer to each prompt; None where it stayed empty however often it was drawn."""
     model, tokenizer = writer
     room = prompt_room(model, sampling)
     fitting = (asked for asked in prompts if room is None or len(encode_prompt(tokenizer, asked)) <= room)
-    answers = sample_completions(
-        model, tokenizer, list(islice(fitting, count)), sampling, per_prompt=1, seed=sampling.seed, on_step=on_step
-    )
-    return [found[0].tokens if found else None for found in answers]
+    asked = list(islice(fitting, count))
+    answers = sample_completions(model, tokenizer, asked, sampling, per_prompt=1, seed=sampling.seed, on_step=on_step)
+    return [(messages, found[0] if found else None) for messages, found in zip(asked, answers, strict=True)]

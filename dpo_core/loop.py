@@ -15,6 +15,7 @@ ask it, so none of them has rules of its own. Importable without torch; what nee
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,15 +24,17 @@ from sqlmodel import Session
 
 from dpo_core.config import change_training
 from dpo_core.errors import RunError
+from dpo_core.filters import snapshot_filter, training_filter
 from dpo_core.memory_plan import MemoryPlan
+from dpo_core.progress import note_in_log
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
+from dpo_core.sweep import read_sweep
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint, serving_checkpoint
 from store.comparisons import count_round
 from store.database import reading, writing
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
-from store.preferences import SnapshotFilter
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
 from store.runs import cancel_run, get_run, last_run, queue_run, retry_run
@@ -77,13 +80,18 @@ class LoopState:
 
 @dataclass(frozen=True)
 class RoundStory:
-    """What happened in one round, for the Loop page and `pairloop rounds`. `on_imports`: it asked nobody anything."""
+    """What happened in one round, for the Loop page and `pairloop rounds`.
+
+    `candidates`: the checkpoints that its last training came to, several after a sweep. `on_imports`: it asked nobody
+    anything.
+    """
 
     round: Round
     checkpoint: Checkpoint
     comparisons: dict[str, int]
     snapshot: Snapshot | None
     result: Checkpoint | None
+    candidates: list[Checkpoint]
     on_imports: bool
 
 
@@ -159,6 +167,7 @@ def _story(session: Session, entry: Round) -> RoundStory:
         comparisons=count_round(session=session, round_id=entry.id),
         snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
         result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
+        candidates=_candidates(session, entry),
         on_imports=_on_imports(session, entry),
     )
 
@@ -229,15 +238,23 @@ def _open_round(session: Session) -> Round:
 
 
 def start_training(
-    workspace: Workspace, *, by: str, early: bool = False, changes: dict[str, Any] | None = None, force: bool = False
+    workspace: Workspace,
+    *,
+    by: str,
+    early: bool = False,
+    changes: dict[str, Any] | None = None,
+    force: bool = False,
+    sweep: Sequence[str] = (),
 ) -> Run:
     """Cut the snapshot of what has been compared so far and queue a train run on it.
 
     `early` allows it before the round's target is reached; `changes` are training settings for this run alone; `force`
-    starts what does not fit into memory. Raises SettingsError for settings that are none, RunError where the round is
-    not ready or memory too small, SnapshotError where there is nothing to train on.
+    starts what does not fit into memory; `sweep` tries several values of settings (`["beta=0.1,0.3"]`). Raises
+    SettingsError for settings that are none, RunError where the round is not ready or memory too small, SnapshotError
+    where there is nothing to train on.
     """
     asked = change_training(workspace.settings.training, changes or {})
+    points = read_sweep(sweep, asked) if sweep else []
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
@@ -257,6 +274,7 @@ def start_training(
             "snapshot": snapshot.hash,
             "model": workspace.settings.model.model_dump(),
             "training": settled(asked, plan).model_dump(),
+            "sweep": points,
             "plan": recorded(plan),
             "sampling": workspace.settings.sampling.model_dump(),  # for the answers whose lengths are compared
             "compared": count_round(session=session, round_id=current.id)["done"],
@@ -273,45 +291,6 @@ def plan_training(workspace: Workspace, *, changes: dict[str, Any] | None = None
         if state.round is not None and state.round.status != RoundStatus.DONE:
             wanted = training_filter(workspace, state.round.number, on_imports=state.imported > 0)
         return next_plan(workspace, session=session, wanted=wanted, parent=state.checkpoint, training=training)
-
-
-def training_filter(workspace: Workspace, number: int, *, on_imports: bool = False) -> SnapshotFilter:
-    """Which comparisons a round trains on, as pairloop.toml says. For a round on imports, its own are the imported."""
-    if workspace.settings.training.comparisons == "all":
-        return snapshot_filter(workspace)
-    return snapshot_filter(workspace, round_numbers=(number,), include_imported=on_imports)
-
-
-def snapshot_filter(
-    workspace: Workspace,
-    *,
-    round_numbers: tuple[int, ...] | None = None,
-    include_imported: bool = True,
-    min_agreement: float | None = None,
-    max_chars: int | None = None,
-    exclude_annotators: tuple[str, ...] = (),
-) -> SnapshotFilter:
-    """Which comparisons a snapshot is cut from: all there are, with the agreement of pairloop.toml, if not told.
-
-    Raises SnapshotError for a value that cannot be meant.
-    """
-    return SnapshotFilter(
-        round_numbers=round_numbers,
-        include_imported=include_imported,
-        min_agreement=workspace.settings.training.min_agreement if min_agreement is None else min_agreement,
-        max_chars=max_chars,
-        exclude_annotators=exclude_annotators,
-    )
-
-
-def late_ones_count(workspace: Workspace) -> bool:
-    """Whether comparisons made after their round's snapshot was cut are trained on: by the next round, if at all.
-
-    They are not where each round trains on its own comparisons alone. The next round has another checkpoint's texts,
-    which is what that setting asks for, so what is late belongs to no training; it stays in the database, and
-    snapshots and exports have it.
-    """
-    return workspace.settings.training.comparisons == "all"
 
 
 def _imports_round(session: Session) -> Round:
@@ -356,17 +335,6 @@ def cancel(workspace: Workspace, *, run_id: int, by: str) -> Run:
     return run
 
 
-def note_in_log(workspace: Workspace, run_id: int, text: str) -> None:
-    """Add a line to a run's log, which its process writes to as well."""
-    path = workspace.run_folder(run_id) / "log.txt"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    except OSError as error:  # a full disk: the database has the record
-        log.warning("The run's log cannot be written: %s", error)
-
-
 def retry(workspace: Workspace, *, run_id: int) -> Run:
     """Queue a failed or cancelled run again. Raises StateError otherwise, RunError where the round has gone on."""
     with writing(workspace.engine) as session:
@@ -398,6 +366,31 @@ def _decide(session: Session, decision: Decision, by: str) -> Round:
     current = _open_round(session)
     assert current.id is not None
     return decide_round(session=session, round_id=current.id, decision=decision, by=by)
+
+
+def _candidates(session: Session, current: Round) -> list[Checkpoint]:
+    """The checkpoints that the round's last training came to, in the order of its sweep; none before there is one."""
+    if current.result_checkpoint_id is None:
+        return []
+    assert current.id is not None
+    run = last_run(session=session, round_id=current.id, kind=RunKind.TRAIN)
+    names = [entry["checkpoint"] for entry in (run.result if run else {}).get("sweep", [])]
+    found = [get_checkpoint(session=session, name=name) for name in names]
+    return found or [session.get_one(Checkpoint, current.result_checkpoint_id)]
+
+
+def pick_candidate(workspace: Workspace, *, checkpoint: str) -> Round:
+    """Let another checkpoint of the round's sweep be the one to decide about. Raises RunError where it is none."""
+    with writing(workspace.engine) as session:
+        current = _open_round(session)
+        if current.status != RoundStatus.DECIDING:
+            raise RunError(f"There is nothing to pick from: round {current.number} is {current.status}.")
+        there = {entry.name: entry for entry in _candidates(session, current)}
+        if checkpoint not in there:
+            raise RunError(f"Round {current.number} was not trained to {checkpoint!r}, but to: {', '.join(there)}.")
+        current.result_checkpoint_id = there[checkpoint].id
+        session.add(current)
+        return current
 
 
 def suggested_decision(new: Checkpoint) -> Decision:

@@ -91,6 +91,23 @@ class RunProgress:
                 stream.write("\n")
 
 
+class QuietProgress(RunProgress):
+    """For the processes beside the leader's, which speaks for all: nothing is written, nobody is heard."""
+
+    def __init__(self, workspace: Workspace, run_id: int, attempt: int) -> None:
+        self.workspace = workspace
+        self.run_id = run_id
+        self.attempt = attempt
+        self.folder = workspace.run_folder(run_id)
+        self.alarms = []
+
+    def report(self, phase: str, step: int, total: int, metrics: dict[str, float] | None = None) -> None:
+        """Nothing: the leader reports, and is the one to hear that the run is cancelled or lost."""
+
+    def sound(self, alarms: Sequence[Alarm]) -> None:
+        """Nothing: the leader comes to the same alarms."""
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """A run's metrics, one for each (phase, step), in order; a resumed run's line replaces the earlier one."""
     path = folder / "metrics.jsonl"
@@ -104,3 +121,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             continue
         entries[entry["phase"], entry["step"]] = entry
     return sorted(entries.values(), key=lambda entry: (entry["phase"], entry["step"]))
+
+
+def note_in_log(workspace: Workspace, run_id: int, text: str) -> None:
+    """Add a line to a run's log, which its process writes to as well."""
+    path = workspace.run_folder(run_id) / "log.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+    except OSError as error:  # a full disk: the database has the record
+        log.warning("The run's log cannot be written: %s", error)

@@ -25,15 +25,16 @@ from typing import Any
 from peft import LoraConfig
 from sqlmodel import Session
 
-from dpo_core.alarms import Alarm, TrainingWatch, alarms_after, alarms_before, diverged, left_out
-from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
-from dpo_core.drift import Lengths, compare_lengths, prompts_to_answer
+from dpo_core import ranks
+from dpo_core.alarms import TrainingWatch, alarms_after, diverged
+from dpo_core.drift import Answers, compare_answers, divergence, prompts_to_answer
 from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
-from dpo_core.policies import context_length, load_config, load_policy, load_tokenizer, saved_stop_ids
+from dpo_core.policies import load_policy, load_tokenizer
 from dpo_core.progress import RunProgress, read_metrics
-from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
+from dpo_core.sweep import best_point
+from dpo_core.tokenization import tokenize_pairs
 from dpo_core.trainer import (
     PairTrainer,
     forget_after,
@@ -43,120 +44,73 @@ from dpo_core.trainer import (
     trainer_arguments,
     training_rows,
 )
+from dpo_core.training_plan import Plan, alarms_in, make_plan
 from dpo_core.workspace import Workspace
-from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint
-from store.database import reading, writing
-from store.models import Checkpoint, Round, RoundStatus, Run, Snapshot
+from store.checkpoints import add_checkpoint
+from store.database import writing
+from store.models import Round, RoundStatus, Run
 from store.runs import check_run_held, finish_run
-from store.snapshots import PreferencePair, get_snapshot, snapshot_pairs
 
 log = logging.getLogger("pairloop")
 LEAST_CONFIDENCE = 0.55  # a majority by ties alone; at a half a label says nothing and the unbiased loss has no value
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a train run works with: records, settings, and the pairs, as cut (`found`) and as tokens."""
+class Trained:
+    """What a training came to: its record, and what the checkpoint thinks of the held-out pairs."""
 
-    name: str
-    base: Checkpoint
-    parent: Checkpoint
-    snapshot: Snapshot
-    model: ModelSettings
-    training: TrainingSettings
-    sampling: SamplingSettings
-    found: dict[str, list[PreferencePair]]
-    train: list[TokenizedPair]
-    test: list[TokenizedPair]
-
-    @property
-    def kind(self) -> str:
-        """Full weights or an adapter: once an adapter, always one."""
-        return "lora" if self.model.tuning == "lora" or self.parent.kind == "lora" else "full"
-
-    @property
-    def trained(self) -> Checkpoint:
-        """The new checkpoint as it is on disk, before it is registered."""
-        return Checkpoint(name=self.name, path=f"checkpoints/{self.name}", kind=self.kind, parent_id=self.parent.id)
+    plan: Plan
+    metrics: dict[str, Any]
+    judged: list[Judged]
 
 
 def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a train run. Raises RunError, ModelError, RunCancelled, LostRunError; what was done stays on disk."""
-    started = time.monotonic()
-    plan = _plan(workspace, run, progress)
-    progress.sound(_alarms_before(workspace, plan))
+    plan = make_plan(workspace, run, progress)
+    progress.sound(alarms_in(workspace, plan))
     log.info(
         "%s: %d pairs to train on, %d held out, from %s", plan.name, len(plan.train), len(plan.test), plan.parent.name
     )
+    if not ranks.is_leader():
+        _take_part(workspace, plan, progress)
+        return
     reference = _reference(workspace, plan, progress)
+    found = [_train_point(workspace, point, reference, progress) for point in plan.points]
+    with writing(workspace.engine) as session:
+        _finish(session, run, found, progress)
+    shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
+
+
+def _take_part(workspace: Workspace, plan: Plan, progress: RunProgress) -> None:
+    """Train along beside the leader, which computes what comes before and does what comes after each training."""
+    for point in plan.points:
+        ranks.wait_at(_mark(point, progress))
+        _train(workspace, point, _reference(workspace, plan, progress)["train"], progress)
+
+
+def _mark(plan: Plan, progress: RunProgress) -> Path:
+    """Where the leader says that it is about to train."""
+    return progress.folder / "trainer" / f"{plan.name}.{progress.attempt}.ready"
+
+
+def _train_point(
+    workspace: Workspace, plan: Plan, reference: dict[str, list[PairLogps]], progress: RunProgress
+) -> Trained:
+    """Train, write and judge one checkpoint: the only one, or one of a sweep's."""
+    started = time.monotonic()
+    ranks.leave_mark(_mark(plan, progress))
     figures = _train(workspace, plan, reference["train"], progress)
-    checkpoint = workspace.folder / "checkpoints" / plan.name
     judged = _judge(workspace, plan, reference, progress)
-    lengths = _lengths(workspace, plan, progress)
-    progress.sound(alarms_after(lengths.before, lengths.after, max_new_tokens=plan.sampling.max_new_tokens))
+    answers = _answers(workspace, plan, progress)
+    progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
     metrics = {
         "train": figures,
         "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),
-        "lengths": lengths.figures,
-        "alarms": progress.alarms,
+        "lengths": answers.lengths,
+        "kl": _divergence(workspace, plan, answers, progress),
     }
-    with writing(workspace.engine) as session:
-        _finish(session, workspace, run, plan, judged["after"], metrics, checkpoint)
-    shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
-
-
-def _plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
-    settings = run.settings
-    training = _within_context(workspace, TrainingSettings.model_validate(settings["training"]))
-    with reading(workspace.engine) as session:
-        parent = get_checkpoint(session=session, name=settings["parent"])
-        base = base_checkpoint(session=session)
-        snapshot = get_snapshot(session=session, name=settings["snapshot"])
-        pairs = {
-            split: snapshot_pairs(session=session, snapshot=snapshot, folder=workspace.folder, split=split)
-            for split in ("train", "test")
-        }
-    count = sum(map(len, pairs.values()))
-    progress.report("tokenize", 0, count)
-    tokenizer = load_tokenizer(workspace.checkpoint_path(parent))
-    tokens = {split: tokenize_pairs(found, tokenizer, max_length=training.max_length) for split, found in pairs.items()}
-    require_room(pairs["train"], tokens["train"], max_length=training.max_length)
-    progress.report("tokenize", count, count)
-    return Plan(
-        name=settings["name"],
-        base=base,
-        parent=parent,
-        snapshot=snapshot,
-        model=ModelSettings.model_validate(settings["model"]),
-        training=training,
-        sampling=SamplingSettings.model_validate(settings["sampling"]),
-        found=pairs,
-        train=tokens["train"],
-        test=tokens["test"],
-    )
-
-
-def _within_context(workspace: Workspace, training: TrainingSettings) -> TrainingSettings:
-    """No more tokens than the model has positions for."""
-    with reading(workspace.engine) as session:
-        base = workspace.checkpoint_path(base_checkpoint(session=session))
-    room = context_length(load_config(base))
-    if room is None or training.max_length <= room:
-        return training
-    log.warning("max_length = %d is more than the model has room for: %d is used.", training.max_length, room)
-    return training.model_copy(update={"max_length": room})
-
-
-def _alarms_before(workspace: Workspace, plan: Plan) -> list[Alarm]:
-    """What is wrong with the training pairs as the model will see them."""
-    room = plan.training.max_length
-    tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
-    ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
-    return [
-        *left_out(plan.found["train"], plan.train, max_length=room),
-        *alarms_before(plan.train, eos_ids=ends, max_length=room),
-    ]
+    return Trained(plan, metrics, judged["after"])
 
 
 def _reference(workspace: Workspace, plan: Plan, progress: RunProgress) -> dict[str, list[PairLogps]]:
@@ -176,12 +130,12 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
             _watch(plan, progress, record["figures"]["steps"])
             return dict(record["figures"])
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
-    folder = progress.folder / "trainer"
+    folder = progress.folder / "trainer" / plan.name
     resumed = last_complete_checkpoint(folder)
     watch = _watch(plan, progress, step_of(resumed) if resumed else 0)
 
     def hear(step: int, total: int, metrics: dict[str, float]) -> None:
-        progress.report("train", step, total, metrics)
+        progress.report(plan.phase, step, total, metrics)
         progress.sound(watch.hear(step, total, metrics))
 
     trainer = PairTrainer(
@@ -195,7 +149,9 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
     )
     outcome = _run_trainer(trainer, resumed, progress)
     figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
-    _save(trainer, target, _lineage(plan, progress.run_id, figures), progress)
+    weights = trainer.gathered_weights()
+    if ranks.is_leader():
+        _save(trainer, weights, target, _lineage(plan, progress.run_id, figures), progress)
     return figures
 
 
@@ -214,22 +170,24 @@ def _run_trainer(trainer: PairTrainer, resumed: Path | None, progress: RunProgre
     try:
         return trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except DivergedError as error:
-        kept = forget_after(Path(trainer.args.output_dir), error.last_good)
-        progress.sound([diverged(error, kept.name if kept else None)])
+        if ranks.is_leader():
+            kept = forget_after(Path(trainer.args.output_dir), error.last_good)
+            progress.sound([diverged(error, kept.name if kept else None)])
         raise
 
 
 def _watch(plan: Plan, progress: RunProgress, done: int) -> TrainingWatch:
     """A watch that has heard the `done` steps of earlier attempts, and said what they gave rise to."""
     training = plan.training
+    pairs_per_step = training.batch_size * training.gradient_accumulation_steps * ranks.count()
     watch = TrainingWatch(
         beta=training.beta,
         chosen_tokens=fmean(len(pair.chosen_ids) for pair in plan.train),
-        pairs_per_step=min(training.batch_size * training.gradient_accumulation_steps, len(plan.train)),
+        pairs_per_step=min(pairs_per_step, len(plan.train)),
         epochs=training.num_train_epochs,
     )
     for entry in read_metrics(progress.folder):
-        if entry["phase"] == "train" and entry["step"] <= done:
+        if entry["phase"] == plan.phase and entry["step"] <= done:
             progress.sound(watch.hear(entry["step"], entry["total"], entry))
     return watch
 
@@ -271,12 +229,21 @@ def code_version() -> str:
     return " ".join(f"{name}=={version(name)}" for name in ("pairloop", "torch", "transformers", "trl", "peft"))
 
 
-def _save(trainer: PairTrainer, target: Path, lineage: dict[str, Any], progress: RunProgress) -> None:
-    """Weights, tokenizer and lineage, written aside and renamed: a checkpoint is there whole or not at all."""
+def _save(
+    trainer: PairTrainer,
+    weights: dict[str, Any] | None,
+    target: Path,
+    lineage: dict[str, Any],
+    progress: RunProgress,
+) -> None:
+    """Weights, tokenizer and lineage, written aside and renamed: a checkpoint is there whole or not at all.
+
+    `weights` where the model itself holds only a part of them.
+    """
     aside = target.with_name(f".{target.name}.{progress.attempt}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        trainer.model.save_pretrained(aside)
+        trainer.model.save_pretrained(aside, state_dict=weights)
         trainer.processing_class.save_pretrained(aside)
         (aside / "pairloop.json").write_text(json.dumps(lineage, indent=2), encoding="utf-8")
         sync_folder(aside)
@@ -306,9 +273,9 @@ def _judge(
     }
 
 
-def _lengths(workspace: Workspace, plan: Plan, progress: RunProgress) -> Lengths:
-    """How long the answers of the parent and of the checkpoint are."""
-    return compare_lengths(
+def _answers(workspace: Workspace, plan: Plan, progress: RunProgress) -> Answers:
+    """What the parent and the checkpoint answer to the same prompts."""
+    return compare_answers(
         workspace,
         before=plan.parent,
         after=plan.trained,
@@ -319,35 +286,54 @@ def _lengths(workspace: Workspace, plan: Plan, progress: RunProgress) -> Lengths
     )
 
 
-def _finish(
-    session: Session,
-    workspace: Workspace,
-    run: Run,
-    plan: Plan,
-    judged: Sequence[Judged],
-    metrics: dict[str, Any],
-    folder: Path,
-) -> None:
-    """Register the checkpoint, its rewards and the end of the run, all at once."""
+def _divergence(workspace: Workspace, plan: Plan, answers: Answers, progress: RunProgress) -> dict[str, float]:
+    """How far the checkpoint is from its parent, on its own answers."""
+    tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
+    tokens = tokenize_pairs(answers.pairs, tokenizer, max_length=plan.training.max_length)
+    policy = checkpoint_logps(workspace, plan.trained, tokens, plan.training, progress)
+    return divergence(policy, checkpoint_logps(workspace, plan.parent, tokens, plan.training, progress))
+
+
+def _finish(session: Session, run: Run, found: Sequence[Trained], progress: RunProgress) -> None:
+    """Register the checkpoints, their rewards and the end of the run, all at once. The best goes on as the round's."""
     assert run.id is not None
     check_run_held(session=session, run_id=run.id, attempt=run.attempt)
+    alarms = {"alarms": progress.alarms}
+    ids = [_register(session, run.id, trained, alarms) for trained in found]
+    best = best_point([trained.metrics for trained in found])
+    if run.round_id is not None:
+        current = session.get_one(Round, run.round_id)
+        current.result_checkpoint_id = ids[best]
+        current.status = RoundStatus.DECIDING
+        session.add(current)
+    result = found[best].metrics | alarms
+    if len(found) > 1:
+        result["sweep"] = [
+            {"checkpoint": trained.plan.name, "point": trained.plan.point} | trained.metrics for trained in found
+        ]
+    finish_run(session=session, run_id=run.id, attempt=run.attempt, result=result, checkpoint_id=ids[best])
+
+
+def _register(session: Session, run_id: int, trained: Trained, alarms: dict[str, Any]) -> int:
+    plan = trained.plan
     checkpoint = add_checkpoint(
         session=session,
         name=plan.name,
-        path=str(folder.relative_to(workspace.folder)),
+        path=plan.trained.path,
         kind=plan.kind,
         parent_id=plan.parent.id,
         snapshot_id=plan.snapshot.id,
         settings={"training": plan.training.model_dump(), "model": plan.model.model_dump()},
-        metrics=metrics,
+        metrics=trained.metrics | alarms,
         code_version=code_version(),
     )
     assert checkpoint.id is not None
-    beta = plan.training.beta
-    save_rewards(session=session, run_id=run.id, checkpoint_id=checkpoint.id, judged=judged, split="test", beta=beta)
-    if run.round_id is not None:
-        current = session.get_one(Round, run.round_id)
-        current.result_checkpoint_id = checkpoint.id
-        current.status = RoundStatus.DECIDING
-        session.add(current)
-    finish_run(session=session, run_id=run.id, attempt=run.attempt, result=metrics, checkpoint_id=checkpoint.id)
+    save_rewards(
+        session=session,
+        run_id=run_id,
+        checkpoint_id=checkpoint.id,
+        judged=trained.judged,
+        split="test",
+        beta=plan.training.beta,
+    )
+    return checkpoint.id

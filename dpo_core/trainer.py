@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from dpo_core import ranks
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import DivergedError
 from dpo_core.logps import PairLogps
@@ -107,7 +108,17 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         check_weights(self.model, self.state.global_step)  # before an older checkpoint is removed for the new one
         super()._save_checkpoint(model, trial)
-        mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        self.accelerator.wait_for_everyone()  # each process writes its own random state, or its part of the optimizer
+        if ranks.is_leader():
+            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    def gathered_weights(self) -> dict[str, torch.Tensor] | None:
+        """The whole weights where processes hold parts of them (FSDP, ZeRO), for all to ask at once; None elsewhere."""
+        if self.is_fsdp_enabled:
+            return dict(self.accelerator.get_state_dict(self.model))
+        if self.is_deepspeed_enabled:
+            return dict(self.accelerator.get_state_dict(self.deepspeed))
+        return None
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 A run's process may die (out of memory, a crash in native code) without taking the worker along: the run goes back to
 the queue and is resumed. A worker that dies takes its run's process along; its lease runs out and the next worker
-resumes the run, at once if it is on the same machine. Several workers may share a workspace. Never imports torch.
+resumes the run, at once if it is on the same machine. Several workers may share a workspace. With a launcher in
+pairloop.toml a training is several processes, which end together. Never imports torch.
 
     python -m dpo_core.worker --workspace W
 """
@@ -10,6 +11,7 @@ resumes the run, at once if it is on the same machine. Several workers may share
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -21,13 +23,16 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
-from dpo_core.carry_out import LOG_FORMAT, lease_of, thread_count
-from dpo_core.errors import CoreError
-from dpo_core.loop import note_in_log
+import psutil
+
+from dpo_core import ranks
+from dpo_core.carry_out import LOG_FORMAT, die_with_parent, first_words, lease_of, thread_count
+from dpo_core.errors import CoreError, RunError
+from dpo_core.progress import note_in_log
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
-from store.models import Run, RunStatus
+from store.models import Run, RunKind, RunStatus
 from store.runs import LostRunError, claim_run, fail_run, get_run, release_run, run_waits
 from store.workers import beat, forget_dead_workers, own_name, sign_off
 
@@ -118,6 +123,9 @@ def _carry_out_in_child(workspace: Workspace, run: Run, presence: _Presence, sto
     except OSError as error:
         _settle(workspace, run, error=f"Its process could not be started: {error.strerror}. Mend that and retry it.")
         return
+    except RunError as error:
+        _settle(workspace, run, error=str(error))
+        return
     try:
         while child.poll() is None and not stop.is_set():
             presence.say(f"run {run.id} ({run.kind})")
@@ -129,9 +137,14 @@ def _carry_out_in_child(workspace: Workspace, run: Run, presence: _Presence, sto
 
 
 def child_command(workspace: Workspace, run: Run) -> list[str]:
-    """The command that carries out this attempt at the run."""
-    program = [sys.executable, "-m", "dpo_core.carry_out", "--workspace", str(workspace.folder)]
+    """The command that carries out this attempt at the run. Raises RunError for a launcher that cannot be used."""
+    starter = ranks.launcher_command(workspace.settings.worker.launcher) if _is_launched(workspace, run) else []
+    program = [*(starter or [sys.executable]), "-m", "dpo_core.carry_out", "--workspace", str(workspace.folder)]
     return [*program, "--run", f"{run.id}", "--attempt", f"{run.attempt}", "--parent-pid", f"{os.getpid()}"]
+
+
+def _is_launched(workspace: Workspace, run: Run) -> bool:
+    return run.kind == RunKind.TRAIN and bool(workspace.settings.worker.launcher.strip())
 
 
 def _start(workspace: Workspace, run: Run) -> subprocess.Popen[bytes]:
@@ -145,6 +158,8 @@ def _start(workspace: Workspace, run: Run) -> subprocess.Popen[bytes]:
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Our own program sees to this by itself, a launcher does not. The worker's one thread makes it safe.
+            preexec_fn=die_with_parent if _is_launched(workspace, run) else None,  # noqa: PLW1509
             env=_environment(thread_count(workspace)),
         )
 
@@ -153,11 +168,14 @@ def _environment(threads: int) -> dict[str, str]:
     # The thread pools of BLAS and OpenMP are made as their libraries load: too early to be set from within.
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), f"{threads}")
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **pools, **quiet, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    # Names that a cluster set for this worker's own process would make its child one of many.
+    inherited = {name: value for name, value in os.environ.items() if name not in ranks.NAMES}
+    return {**inherited, **pools, **quiet, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End the child if it runs still, and whatever it started."""
+    below = _started_by(child)
     if child.poll() is None:
         _signal_group(child, signal.SIGTERM)
         try:
@@ -165,7 +183,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             log.warning("The run's process does not stop; it is killed.")
     _signal_group(child, signal.SIGKILL)
+    for process in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     child.wait()
+
+
+def _started_by(child: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes below a child: a launcher puts them into groups of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(psutil.Process(child.pid).children(recursive=True))
+    return []
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -181,8 +209,11 @@ def _settle_child(workspace: Workspace, run: Run, code: int, *, stopped: bool) -
         _settle(workspace, run, crashed=False, note="its worker is stopping")
     elif code < 0:
         _settle(workspace, run, crashed=True, note=f"killed by signal {-code}")
+    elif code and _is_launched(workspace, run) and _has_begun(workspace, run):
+        # They record what they run into; one that could not was killed, and the launcher does not say how.
+        _settle(workspace, run, crashed=True, note="one of its processes died")
     else:
-        tail = _tail(_log_path(workspace, run))
+        tail = _tail(_log_text(workspace, run))
         _settle(workspace, run, error=f"Its process ended early (exit status {code}). The end of its log:\n{tail}")
 
 
@@ -208,13 +239,21 @@ def _note(workspace: Workspace, run: Run, text: str) -> None:
     note_in_log(workspace, run.id, text)
 
 
+def _has_begun(workspace: Workspace, run: Run) -> bool:
+    return f"{first_words(run)}\n" in _log_text(workspace, run)
+
+
 def _log_path(workspace: Workspace, run: Run) -> Path:
     assert run.id is not None
     return workspace.run_folder(run.id) / "log.txt"
 
 
-def _tail(path: Path, lines: int = 5) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+def _log_text(workspace: Workspace, run: Run) -> str:
+    path = _log_path(workspace, run)
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _tail(text: str, lines: int = 5) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:]) or "(it is empty)"
 
 

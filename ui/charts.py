@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 import streamlit as st
+
+from dpo_core.sweep import point_words
 
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
@@ -41,9 +43,43 @@ def line_chart(frame: pd.DataFrame, *, legend: bool) -> alt.LayerChart:
     return alt.layer(line, base.mark_point(size=18, filled=True)).properties(height=190)
 
 
-def training_charts(metrics: Sequence[dict[str, Any]]) -> bool:
+def training_phases(metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """The trainings that a run has reported of, in order: one, or one for each point of a sweep."""
+    return list(dict.fromkeys(entry["phase"] for entry in sorted(metrics, key=_when) if "loss" in entry))
+
+
+def _when(entry: dict[str, Any]) -> float:
+    return float(entry.get("time", 0))
+
+
+def sweep_chart(results: Sequence[dict[str, Any]]) -> bool:
+    """Draw what became of each point of a sweep: four figures, a bar for each checkpoint. Returns whether it did."""
+    figures: dict[str, Callable[[dict[str, Any]], float | None]] = {
+        "held-out accuracy": lambda result: result["eval"].get("accuracy_after"),
+        "margin": lambda result: result["eval"].get("margin"),
+        "KL to its parent": lambda result: result.get("kl", {}).get("nats"),
+        "tokens an answer": lambda result: result.get("lengths", {}).get("after"),
+    }
+    drawn = False
+    columns = st.columns(2)
+    for place, (title, figure) in enumerate(figures.items()):
+        rows = [{"point": point_words(result["point"]), "value": figure(result)} for result in results]
+        frame = pd.DataFrame([row for row in rows if row["value"] is not None], columns=["point", "value"])
+        if frame.empty:
+            continue
+        drawn = True
+        bars = alt.Chart(frame).mark_bar(size=18).encode(
+            x=alt.X("value:Q", title=None), y=alt.Y("point:N", title=None, sort=None),
+            tooltip=["point:N", alt.Tooltip("value:Q", format=".4f")],
+        )  # fmt: skip
+        columns[place % 2].markdown(f"**{title}**")
+        columns[place % 2].altair_chart(bars.properties(height=40 + 28 * len(frame)), width="stretch")
+    return drawn
+
+
+def training_charts(metrics: Sequence[dict[str, Any]], phase: str = "train") -> bool:
     """Draw what a train run has reported so far. Returns whether there was anything to draw."""
-    drawn = [(title, metric_frame(metrics, names), names) for title, names in CHARTS]
+    drawn = [(title, metric_frame(metrics, names, phase), names) for title, names in CHARTS]
     drawn = [entry for entry in drawn if not entry[1].empty]
     for start in range(0, len(drawn), 2):
         for column, (title, frame, names) in zip(st.columns(2), drawn[start : start + 2], strict=False):

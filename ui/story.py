@@ -11,6 +11,7 @@ from typing import Any
 
 from dpo_core.alarms import Alarm
 from dpo_core.loop import LoopState, RoundStory, Step
+from dpo_core.sweep import point_words
 from store.models import RunStatus
 from store.wording import counted
 
@@ -186,6 +187,36 @@ def accuracy_line(evaluation: dict[str, Any]) -> str:
         return "–"
     before, after = percent(evaluation.get("accuracy_before")), percent(evaluation.get("accuracy_after"))
     return f"{before} → {after} (n={evaluation['pairs']})"
+
+
+SWEEP_HEAD = ("Checkpoint", "Settings", "Held-out accuracy", "Margin", "KL to its parent", "Tokens an answer")
+
+
+def sweep_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each point of a sweep, as SWEEP_HEAD has it; KL in nats an answer."""
+    return [
+        (
+            result["checkpoint"],
+            point_words(result["point"]),
+            accuracy_span(result["eval"]),
+            _number(result["eval"].get("margin"), 3),
+            _number(result.get("kl", {}).get("nats"), 1),
+            _number(result.get("lengths", {}).get("after"), 0),
+        )
+        for result in results
+    ]
+
+
+def accuracy_span(evaluation: dict[str, Any]) -> str:
+    """Held-out accuracy with its interval: `67% (39% to 86%)`; a dash where there was nothing to judge by."""
+    if not evaluation.get("pairs"):
+        return "–"
+    low, high = evaluation["interval_after"]
+    return f"{percent(evaluation['accuracy_after'])} ({percent(low)} to {percent(high)})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def trust_words(evaluation: dict[str, Any]) -> str:

@@ -351,7 +351,7 @@ def test_a_run_whose_numbers_break_says_so_and_keeps_its_last_good_state(
     alarm = run_alarms(finished)[-1]
     assert alarm.name == "diverged"
     assert "checkpoint-3, is kept" in alarm.text  # what came of step 4 has given the NaN
-    kept = last_complete_checkpoint(workspace.run_folder(run.id or 0) / "trainer")
+    kept = last_complete_checkpoint(workspace.run_folder(run.id or 0) / "trainer" / "round-1")
     assert kept is not None and kept.name == "checkpoint-3"
     assert not (workspace.folder / "checkpoints" / "round-1").exists()
 

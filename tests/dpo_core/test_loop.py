@@ -11,23 +11,21 @@ import pytest
 
 from dpo_core import loop
 from dpo_core.errors import RunError
+from dpo_core.filters import late_ones_count, snapshot_filter, training_filter
 from dpo_core.loop import (
     Step,
     cancel,
     decide,
     go_on,
-    late_ones_count,
     queue_evaluation,
     read_loop,
     retry,
     return_to_comparing,
     round_stories,
     sample_more,
-    snapshot_filter,
     start_round,
     start_training,
     suggested_decision,
-    training_filter,
 )
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice

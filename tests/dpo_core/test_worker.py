@@ -341,7 +341,9 @@ def test_a_child_that_lost_its_run_ends_without_a_word(
 def test_a_child_without_its_worker_ends(workspace: Workspace) -> None:
     number = queue(workspace)
     command = [sys.executable, str(FAKE), "child", "--workspace", str(workspace.folder), "--run", f"{number}"]
-    given = ["--attempt", "1", "--parent-pid", f"{os.getppid()}"]  # not its parent: as after its worker's death
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    given = ["--attempt", "1", "--parent-pid", f"{ended.pid}"]
     assert subprocess.run([*command, *given], timeout=30).returncode == ORPHANED
 
 

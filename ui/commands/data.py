@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpo_core.loop import snapshot_filter
+from dpo_core.filters import snapshot_filter
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import list_annotators, retract_annotator
 from store.database import reading, writing

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpo_core.loop import RoundStory, decide, return_to_comparing, round_stories
+from dpo_core.loop import RoundStory, decide, pick_candidate, return_to_comparing, round_stories
 from dpo_core.workspace import open_workspace
 from store.database import reading
 from store.models import Decision
@@ -23,6 +23,9 @@ def rounds(
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Give up a failed or cancelled training and go back to comparing.")
     ] = False,
+    pick: Annotated[
+        str | None, typer.Option("--pick", metavar="CHECKPOINT", help="Of a sweep's checkpoints, this is the round's.")
+    ] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,9 +35,13 @@ def rounds(
     Example:
       pairloop rounds
       pairloop rounds --promote && pairloop sample
+      pairloop rounds --pick round-3-beta-0.3 --promote
     """
+    only_one(keep=keep, reopen=reopen, pick=pick)
     only_one(promote=promote, keep=keep, reopen=reopen)
     opened = open_workspace(workspace)
+    if pick:
+        pick_candidate(opened, checkpoint=pick)
     if reopen:
         return_to_comparing(opened, by=this_person())
     elif promote or keep:

@@ -38,7 +38,7 @@ from store.workers import live_workers
 from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
 from ui.plan import UNKNOWN, plan_facts, plan_json, plan_line, planned_and_used
-from ui.story import alarm_words
+from ui.story import SWEEP_HEAD, alarm_words, sweep_rows
 
 POLL_SECONDS = 0.5
 OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
@@ -87,6 +87,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A training setting for this run alone; may be repeated."),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep", metavar="KEY=VALUES", help="Train once for each value, as in beta=0.1,0.3; may be repeated."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it would need in memory and time, and start nothing.")
     ] = False,
@@ -101,6 +107,7 @@ def train(
     Example:
       pairloop train
       pairloop train --early --set beta=0.2 --set num_train_epochs=2
+      pairloop train --sweep beta=0.05,0.1,0.3 --sweep lr=1e-6,5e-6
       pairloop train --plan
     """
     only_one(plan=plan, anyway=anyway)
@@ -110,7 +117,7 @@ def train(
     if plan:
         _print_plan(plan_training(opened, changes=asked), as_json)
         return
-    run = start_training(opened, by=this_person(), early=early, changes=asked, force=anyway)
+    run = start_training(opened, by=this_person(), early=early, changes=asked, force=anyway, sweep=sweep or ())
     _see_through(opened, run, detach=detach, as_json=as_json)
 
 
@@ -240,6 +247,8 @@ def _print_run(run: Run) -> None:
         | ({"Memory and time": told} if (told := planned_and_used(run)) else {})
         | _flat(run.result)
     )
+    if "sweep" in run.result:
+        print_table(SWEEP_HEAD, sweep_rows(run.result["sweep"]))
     for alarm in run_alarms(run):
         say(f"\n{alarm.level.capitalize()}: {alarm.whole_text}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dpo_core.loop import snapshot_filter
+from dpo_core.filters import snapshot_filter
 from dpo_core.workspace import Workspace
 from store.comparisons import Labelled, count_comparisons, recent_comparisons
 from store.database import reading, writing

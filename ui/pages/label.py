@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dpo_core.loop import LoopState, Step, late_ones_count, read_loop, start_round
+from dpo_core.filters import late_ones_count
+from dpo_core.loop import LoopState, Step, read_loop, start_round
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice, count_annotator, last_comparison_id
 from store.database import reading, writing

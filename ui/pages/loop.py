@@ -9,13 +9,14 @@ import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
 from dpo_core.errors import MemoryRefusedError
+from dpo_core.filters import late_ones_count
 from dpo_core.loop import (
     LoopState,
     RoundStory,
     Step,
     decide,
     go_on,
-    late_ones_count,
+    pick_candidate,
     plan_training,
     read_loop,
     retry,
@@ -281,6 +282,7 @@ def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundSt
     assert state.round is not None
     new = stories[-1].result
     assert new is not None
+    picker(workspace, stories[-1])
     following = f"and start round {state.round.number + 1}"
     labels = {
         Decision.PROMOTE: f"Promote {new.name} {following}",
@@ -294,6 +296,29 @@ def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundSt
         st.caption("The next round is not started.")
         button("Promote only", decide, workspace, decision=Decision.PROMOTE, by=my_name())
         button("Keep only", decide, workspace, decision=Decision.KEEP, by=my_name())
+
+
+def picker(workspace: Workspace, entry: RoundStory) -> None:
+    """After a sweep: which of its checkpoints it is about."""
+    assert entry.result is not None
+    if len(entry.candidates) < 2:
+        return
+    spans = {item.name: story.accuracy_span(item.metrics.get("eval", {})) for item in entry.candidates}
+    names = list(spans)
+    st.selectbox(
+        "Checkpoint of the sweep",
+        names,
+        index=names.index(entry.result.name),
+        format_func=lambda name: f"{name}: held-out accuracy {spans[name]}",
+        key="picked",
+        on_change=pick,
+        args=(workspace,),
+    )
+
+
+def pick(workspace: Workspace) -> None:
+    """Go on with the checkpoint that was picked."""
+    act(pick_candidate, workspace, checkpoint=st.session_state["picked"])
 
 
 def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:

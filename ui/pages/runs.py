@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from dpo_core.alarms import run_alarms
@@ -14,7 +16,7 @@ from store.runs import get_run, list_runs
 from store.workers import live_workers
 from ui import components as show
 from ui import story
-from ui.charts import training_charts
+from ui.charts import sweep_chart, training_charts, training_phases
 from ui.plan import planned_and_used
 from ui.state import act, current_workspace, errors_in_words, log_tail, my_name, show_messages
 
@@ -100,13 +102,32 @@ def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
     buttons(workspace, run)
     latest_figures(run)
     show.alarms(run_alarms(run))
+    sweep(run)
     metrics = read_metrics(folder)
-    if not training_charts(metrics) and run.kind == "train" and run.status in OPEN:
+    if not training_charts(metrics, chosen_phase(metrics)) and run.kind == "train" and run.status in OPEN:
         st.caption("Charts appear with the first training step.")
     with st.expander("Log"):
         st.code(log_tail(folder) or "Nothing written yet.", language=None)
     with st.expander("Settings"):
         st.json(run.settings)
+
+
+def sweep(run: Run) -> None:
+    """What became of each point, where the run was a sweep."""
+    results = run.result.get("sweep")
+    if results:
+        st.markdown("**What the sweep came to**")
+        show.table(story.SWEEP_HEAD, story.sweep_rows(results))
+        sweep_chart(results)
+        st.caption("Which of them goes on is picked on the Loop page.")
+
+
+def chosen_phase(metrics: list[dict[str, Any]]) -> str:
+    """Whose curves are drawn: of a sweep, the latest training's unless another is picked."""
+    phases = training_phases(metrics)
+    if len(phases) < 2:
+        return phases[0] if phases else "train"
+    return str(st.selectbox("Curves of", phases, index=len(phases) - 1, key="curves"))
 
 
 def facts(run: Run) -> list[str]:

@@ -1,0 +1,45 @@
+"""Which comparisons a training, or a snapshot that somebody asks for, is cut from. Importable without torch."""
+
+from __future__ import annotations
+
+from dpo_core.workspace import Workspace
+from store.preferences import SnapshotFilter
+
+
+def training_filter(workspace: Workspace, number: int, *, on_imports: bool = False) -> SnapshotFilter:
+    """Which comparisons a round trains on, as pairloop.toml says. For a round on imports, its own are the imported."""
+    if workspace.settings.training.comparisons == "all":
+        return snapshot_filter(workspace)
+    return snapshot_filter(workspace, round_numbers=(number,), include_imported=on_imports)
+
+
+def snapshot_filter(
+    workspace: Workspace,
+    *,
+    round_numbers: tuple[int, ...] | None = None,
+    include_imported: bool = True,
+    min_agreement: float | None = None,
+    max_chars: int | None = None,
+    exclude_annotators: tuple[str, ...] = (),
+) -> SnapshotFilter:
+    """Which comparisons a snapshot is cut from: all there are, with the agreement of pairloop.toml, if not told.
+
+    Raises SnapshotError for a value that cannot be meant.
+    """
+    return SnapshotFilter(
+        round_numbers=round_numbers,
+        include_imported=include_imported,
+        min_agreement=workspace.settings.training.min_agreement if min_agreement is None else min_agreement,
+        max_chars=max_chars,
+        exclude_annotators=exclude_annotators,
+    )
+
+
+def late_ones_count(workspace: Workspace) -> bool:
+    """Whether comparisons made after their round's snapshot was cut are trained on: by the next round, if at all.
+
+    They are not where each round trains on its own comparisons alone. The next round has another checkpoint's texts,
+    which is what that setting asks for, so what is late belongs to no training; it stays in the database, and
+    snapshots and exports have it.
+    """
+    return workspace.settings.training.comparisons == "all"
