@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,7 @@ END = 3  # tokens at the end in which EOS is looked for: templates may put a lin
 CLEAR_PAIRS = 10  # below this, the standard error itself is a guess
 CLEAR_SAMPLES = 8  # the same prompts and seeds are compared, so fewer will do
 CLEAR_SHARE = 0.2  # of the length: people prefer texts 10 to 20% longer on most public data, without more ado
+QUOTED = 60  # characters of a prompt, to know it again
 FALL = 0.1  # nats a token: each token of the chosen completions a tenth less likely than under the parent
 HEARD = ("rewards/chosen", "rewards/accuracies", "rewards/margins")
 FEWEST_STEPS = 3  # in the average that tells a fall: one step's batch may be odd
@@ -41,12 +42,16 @@ AT_ONCE_MARGIN = 1.0  # a loss of 0.31 where it began at 0.69: not a hair's brea
 
 @dataclass(frozen=True)
 class Alarm:
-    """What happened and what to do about it. `pairs` are the ids of those concerned, `SHOWN` at most."""
+    """What happened and what to do about it.
+
+    `pairs` are the ids of those concerned, `SHOWN` at most; `example` is how the prompt of the first of them begins.
+    """
 
     name: str  # the same in every version, for scripts
     level: Literal["note", "warning"]
     text: str
     pairs: tuple[int, ...] = ()
+    example: str = ""
 
     @property
     def title(self) -> str:
@@ -57,7 +62,8 @@ class Alarm:
     def whole_text(self) -> str:
         """The text, and which pairs it is about."""
         more = " and more" if len(self.pairs) == SHOWN else ""
-        which = f" Pairs concerned: {', '.join(map(str, self.pairs))}{more}." if self.pairs else ""
+        asks = f"; the first asks: “{self.example}”" if self.example else ""
+        which = f" Pairs concerned: {', '.join(map(str, self.pairs))}{more}{asks}." if self.pairs else ""
         return self.text + which
 
 
@@ -71,21 +77,40 @@ def run_alarms(run: Run) -> list[Alarm]:
     return recorded_alarms(run.result if "alarms" in run.result else run.progress)
 
 
-def left_out(found: Sequence[PreferencePair], kept: Sequence[TokenizedPair], *, max_length: int) -> list[Alarm]:
-    """Pairs that are not trained on, or not judged by: their prompts leave no room for a completion."""
+def left_out(
+    found: Sequence[PreferencePair], kept: Sequence[TokenizedPair], *, max_length: int, context: int | None = None
+) -> list[Alarm]:
+    """Pairs that are not trained on, or not judged by: their prompts leave no room for a completion.
+
+    `context`: how many positions the model has, where it says so.
+    """
     known = {pair.pair_id for pair in kept}
-    lost = [pair.pair_id for pair in found if pair.pair_id not in known]
+    lost = sorted(pair.pair_id for pair in found if pair.pair_id not in known)
+    remedy = "Ask shorter prompts." if max_length == context else "Raise training.max_length, or ask shorter prompts."
     text = (
-        f"{_of(len(lost), len(found))} are left out: their prompts alone are longer than max_length = {max_length} "
-        "tokens. Raise training.max_length, or ask shorter prompts."
+        f"{_of(len(lost), len(found))} are left out: their prompts alone leave no room within "
+        f"{_limit(max_length, context)}. {remedy}"
     )
-    return [Alarm("left-out-pairs", _level(lost, found), text, tuple(lost[:SHOWN]))] if lost else []
+    alarm = Alarm("left-out-pairs", _level(lost, found), text, tuple(lost[:SHOWN]))
+    return with_examples([alarm], found) if lost else []
 
 
-def alarms_before(pairs: Sequence[TokenizedPair], *, eos_ids: Collection[int], max_length: int) -> list[Alarm]:
-    """What can be told from the tokens alone. `eos_ids`: the tokens that end a completion."""
+def with_examples(alarms: Sequence[Alarm], found: Sequence[PreferencePair]) -> list[Alarm]:
+    """The alarms, each with the beginning of the first pair's prompt: ids alone are shown nowhere else."""
+    asked = {pair.pair_id: " ".join(pair.messages[-1]["content"].split()) for pair in found}
+    first = [asked.get(alarm.pairs[0], "") if alarm.pairs else "" for alarm in alarms]
     return [
-        *_cut(pairs, max_length),
+        replace(alarm, example=text if len(text) <= QUOTED else text[:QUOTED].rstrip() + "…")
+        for alarm, text in zip(alarms, first, strict=True)
+    ]
+
+
+def alarms_before(
+    pairs: Sequence[TokenizedPair], *, eos_ids: Collection[int], max_length: int, context: int | None = None
+) -> list[Alarm]:
+    """What can be told from the tokens alone. `eos_ids`: the tokens that end a completion; `context` as `left_out`."""
+    return [
+        *_cut(pairs, max_length, context),
         *_tails_lost(pairs),
         *_missing_eos(pairs, eos_ids),
         *_near_identical(pairs),
@@ -93,7 +118,7 @@ def alarms_before(pairs: Sequence[TokenizedPair], *, eos_ids: Collection[int], m
     ]
 
 
-def _cut(pairs: Sequence[TokenizedPair], max_length: int) -> list[Alarm]:
+def _cut(pairs: Sequence[TokenizedPair], max_length: int, context: int | None) -> list[Alarm]:
     cut = [pair for pair in pairs if pair.chosen_cut or pair.rejected_cut]
     if not cut:
         return []
@@ -102,11 +127,23 @@ def _cut(pairs: Sequence[TokenizedPair], max_length: int) -> list[Alarm]:
         for pair in cut
     )
     text = (
-        f"max_length = {max_length} cuts the end off a completion in {_of(len(cut), len(pairs))}: neither the end nor "
-        f"the token that closes it is learned from. The longest pair needs {longest} tokens: raise training.max_length "
-        "as far as the model's context allows."
+        f"The end of a completion is cut off in {_of(len(cut), len(pairs))}, by {_limit(max_length, context)}: neither "
+        "the end nor the token that closes it is learned from. The longest pair needs "
+        f"{longest} tokens: {_longer_or_shorter(max_length, context)}"
     )
     return [Alarm("cut-completions", _level(cut, pairs), text, _ids(cut))]
+
+
+def _limit(max_length: int, context: int | None) -> str:
+    """What texts are held to: the model's own positions, which no setting adds to, or max_length."""
+    return f"the model's own {context} positions" if max_length == context else f"max_length = {max_length} tokens"
+
+
+def _longer_or_shorter(max_length: int, context: int | None) -> str:
+    if max_length == context:
+        return "a higher max_length cannot help. Have shorter texts written (sampling.max_new_tokens), or import such."
+    room = f", up to the {context} positions that the model has" if context else ""
+    return f"raise training.max_length{room}."
 
 
 def _tails_lost(pairs: Sequence[TokenizedPair]) -> list[Alarm]:
@@ -141,14 +178,21 @@ def _near_identical(pairs: Sequence[TokenizedPair]) -> list[Alarm]:
     alike = [pair for pair in pairs if _alike(pair.chosen_ids, pair.rejected_ids)]
     if not alike:
         return []
-    identical = sum(pair.chosen_ids == pair.rejected_ids for pair in alike)
-    wholly = f" ({identical} of them in all, which teaches nothing)" if identical else ""
     text = (
-        f"In {_of(len(alike), len(pairs))} chosen and rejected share {SAME:.0%} of their tokens or more{wholly}. Where "
-        "so little differs, DPO tends to lower the likelihood of both (Pal et al. 2024). Have texts written that "
-        "differ more (sampling.temperature), and call what is as good as the same a tie: ties are not trained on."
+        f"In {_of(len(alike), len(pairs))} chosen and rejected share {SAME:.0%} of their tokens or more"
+        f"{_identical(alike)}. Where so little differs, DPO tends to lower the likelihood of both (Pal et al. 2024). "
+        "Call what is as good as the same a tie: ties are not trained on. Leave such rows out of what you import; "
+        "where pairloop writes the texts, a higher sampling.temperature makes them differ more."
     )
     return [Alarm("near-identical-pairs", _level(alike, pairs), text, _ids(alike))]
+
+
+def _identical(alike: Sequence[TokenizedPair]) -> str:
+    """How many of them do not differ at all, and how many of those would if nothing were cut off; or nothing."""
+    same = [pair for pair in alike if pair.chosen_ids == pair.rejected_ids]
+    cut = sum(bool(pair.chosen_cut or pair.rejected_cut) for pair in same)
+    because = f" ({cut} of these only because the rest was cut off)" if cut else ""
+    return f"; {len(same)} of them are the same token for token, which teaches nothing{because}" if same else ""
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
@@ -285,4 +329,4 @@ def _level(some: Sequence[Any], every: Sequence[Any]) -> Literal["note", "warnin
 
 
 def _ids(pairs: Sequence[TokenizedPair]) -> tuple[int, ...]:
-    return tuple(pair.pair_id for pair in pairs[:SHOWN])
+    return tuple(sorted(pair.pair_id for pair in pairs)[:SHOWN])

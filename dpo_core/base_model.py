@@ -21,7 +21,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _CAUSAL = re.compile(r"(ForCausalLM|LMHeadModel)$")
 HUB_SECONDS = 10
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "./model" is a folder that is not there, not an id
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # "./model" is a folder that is not there, not an id
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _listing(base: str, folder: Path) -> _Listing:
         return _folder_listing(path)
     if path.is_file():
         raise ModelError(f"{path} is a file. Give the folder that has the model's config.json, tokenizer and weights.")
-    if not _HUB_ID.fullmatch(base):
+    if not HUB_ID.fullmatch(base):
         raise ModelError(f"There is no folder {base}.{_near(folder / Path(base).expanduser())}")
     return _hub_listing(base, folder)
 

@@ -84,7 +84,7 @@ class TrainingSettings(Section):
     """How a checkpoint is trained. TRL's names; see the DPOConfig reference of TRL for each."""
 
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference: higher is closer.")
-    learning_rate: float = Field(5e-6, gt=0, description="5e-7 to 1e-6 for full weights of real LLMs, 1e-5 for LoRA.")
+    learning_rate: float = Field(5e-6, gt=0, description="5e-7 to 5e-6 for full weights of real LLMs, 1e-5 for LoRA.")
     num_train_epochs: float = Field(1, gt=0, description="Passes over the training pairs.")
     batch_size: int = Field(8, ge=1, description="Pairs in one optimizer step, per process.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches added up before each step.")
@@ -192,7 +192,7 @@ def parse_settings(text: str, path: Path) -> Settings:
     try:
         return Settings.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}. Nothing was changed.") from error
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from error
     except ValidationError as error:
         problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
         raise SettingsError(f"{path} has settings that cannot be used:\n{problems}") from error

@@ -23,14 +23,19 @@ from dpo_core.config import ModelSettings, TrainingSettings
 
 MIB = 2**20
 FLOAT = 4  # bytes: weights, gradients and the optimizer's two averages are float32, bf16 or not
-PROCESS = 640 * MIB  # a run's process with torch, transformers, TRL and peft loaded, before any weights; measured
+# A run's process before any weights, and what of freed memory it does not give back; both measured. With torch,
+# transformers, TRL and peft loaded it has some 550 MiB, after the first texts 620. The rest comes and goes with how the
+# heap falls to pieces: trainings of the demo model differ by 160 MiB, and their plan came to 0.92 to 1.08 of the peak.
+PROCESS = 704 * MIB
 ADAPTED = 1.5  # activations with a LoRA adapter, over those without; measured
 HEAD_TOKENS, HEAD_WORDS = 4096, 32768  # the tile in which TRL's chunked head makes logits
 HEAD_TILES = 8.25  # how many such tiles its backward pass holds at once on a CPU, in float32 (_backward_tile)
 JUDGED_TOKENS = 4096  # dpo_core.logps.BATCH_TOKENS, which cannot be imported without torch
 JUDGED_TILES = 4  # the same of its forward pass (_forward_tile)
 ROOM = 0.9  # the share of free memory that a plan may fill: the estimate is one, and other programs grow
+PROBED = 8  # long pairs that tell how many letters a token has
 _NOT_ADAPTED = re.compile(r"embed|wte|wpe|lm_head")  # peft's "all-linear" leaves the vocabulary alone
+Texts = tuple[str, str, str]  # prompt, chosen, rejected
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class ModelShape:
     linear: int  # elements of all matrices but those of the vocabulary
     sides: int  # rows and columns of those matrices, added up: an adapter of rank r has r times as many parameters
     context: int | None
+    keys: int = 0  # heads of keys times their width: what one layer remembers of a token, and as much of values
 
     def trained(self, model: ModelSettings) -> int:
         """How many parameters take gradients."""
@@ -83,18 +89,22 @@ class PairTokens:
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained on: how many pairs, the longest of them first (as many as one batch), and the tokens of all."""
+    """What is trained on: how many pairs, the longest of them first (as many as one batch), and the tokens of all.
+
+    As `measure_texts` finds it, `longest` are cut where training cuts them.
+    """
 
     pairs: int
     longest: tuple[PairTokens, ...]
     tokens: int
+    written: int = 0  # tokens that are remembered at once when samples are written, prompts included
 
 
 @dataclass(frozen=True)
 class Needs:
     """A run's memory in bytes, part by part.
 
-    Not all parts are there at once: gradients come as activations go. `total` is the highest of the three moments.
+    Not all parts are there at once: gradients come as activations go. `total` is the highest of the moments.
     """
 
     process: int
@@ -104,6 +114,7 @@ class Needs:
     activations: int
     head: int
     judging: int  # beside process and weights, when reference log-probs and held-out pairs are computed
+    writing: int  # beside process and weights, when parent and checkpoint answer the same prompts
     total: int
 
 
@@ -146,17 +157,19 @@ def read_shape(weights: Weights) -> ModelShape:
     config = weights.config
     config = config | (config.get("text_config") or config.get("llm_config") or {})
     hidden, heads = _said(config, "hidden_size", "n_embd", "d_model"), _said(config, "num_attention_heads", "n_head")
+    width = _said(config, "head_dim", default=hidden // heads)
     matrices = [shape for name, shape in weights.shapes.items() if len(shape) == 2 and not _NOT_ADAPTED.search(name)]
     return ModelShape(
         parameters=sum(math.prod(shape) for shape in weights.shapes.values()),
         layers=_said(config, "num_hidden_layers", "n_layer", "num_layers"),
         hidden=hidden,
         intermediate=_said(config, "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden),
-        attention=heads * _said(config, "head_dim", default=hidden // heads),
+        attention=heads * width,
         vocabulary=_said(config, "vocab_size"),
         linear=sum(math.prod(shape) for shape in matrices),
         sides=sum(sum(shape) for shape in matrices),
         context=config.get("max_position_embeddings") or config.get("n_positions"),
+        keys=_said(config, "num_key_value_heads", default=heads) * width,
     )
 
 
@@ -170,22 +183,23 @@ def _said(config: dict[str, Any], *names: str, default: int | None = None) -> in
 
 def needs(shape: ModelShape, work: Work, training: TrainingSettings, model: ModelSettings) -> Needs:
     """What a run needs at most, with the longest pairs in one batch."""
-    batch = [pair.cut(_longest(shape, training)) for pair in work.longest[: training.batch_size]]
+    batch = [pair.cut(_room(training, shape.context)) for pair in work.longest[: training.batch_size]]
     trained = shape.trained(model)
     weights = FLOAT * (shape.parameters + (trained if model.tuning == "lora" else 0))
     gradients, optimizer = FLOAT * trained, 2 * FLOAT * trained
     activations, head = _activations(shape, batch, training, model), _head(shape, batch, training, model)
-    judging = _judging(shape, batch, work)
+    judging, writing = _judging(shape, batch, work), 2 * FLOAT * shape.layers * shape.keys * work.written
     # The head's backward pass comes first, with all activations there and, of the gradients, only those of the batches
     # that were added up before. At the end all gradients are there, and no activations.
     kept = gradients if training.gradient_accumulation_steps > 1 else 0
     stepping = optimizer + max(gradients, kept + activations + head)
-    total = PROCESS + weights + max(stepping, judging)
-    return Needs(PROCESS, weights, gradients, optimizer, activations, head, judging, total)
+    total = PROCESS + weights + max(stepping, judging, writing)
+    return Needs(PROCESS, weights, gradients, optimizer, activations, head, judging, writing, total)
 
 
-def _longest(shape: ModelShape, training: TrainingSettings) -> int:
-    return min(training.max_length, shape.context or training.max_length)
+def _room(training: TrainingSettings, context: int | None) -> int:
+    """Tokens that prompt and completion may have together."""
+    return min(training.max_length, context or training.max_length)
 
 
 def _computed(batch: Sequence[PairTokens], training: TrainingSettings) -> int:
@@ -326,13 +340,39 @@ def _with(training: TrainingSettings, **changes: Any) -> TrainingSettings:
 
 
 def measure_texts(
-    rows: Sequence[tuple[str, str, str]], count_tokens: Callable[[str], int], training: TrainingSettings
+    rows: Sequence[Texts], count_tokens: Callable[[str], int], training: TrainingSettings, *, context: int | None = None
 ) -> Work:
-    """How long the pairs (prompt, chosen, rejected) are: the longest counted in tokens, the rest by their letters."""
-    letters = sorted(rows, key=lambda row: sum(map(len, row)), reverse=True)
+    """What is trained on of the pairs, cut where training cuts: the longest counted in tokens, the rest by letters.
+
+    `context`: how many tokens the model has positions for. Pairs whose prompts fill it are left out, as in training.
+    """
+    room = _room(training, context)
+    kept = _with_room(rows, count_tokens, room)
+    letters = sorted(kept, key=_letters, reverse=True)
     counted = letters[: training.batch_size]
     longest = [PairTokens(*(count_tokens(text) for text in row)) for row in counted]
-    share = sum(pair.unique for pair in longest) / max(1, sum(len(text) for row in counted for text in row))
-    tokens = round(share * sum(len(text) for row in rows for text in row))
+    tokens = round(_rate(counted, longest) * sum(map(_letters, kept)))
     # By letters the longest may come in another order than by tokens; those that a smaller batch keeps are the first.
-    return Work(len(rows), tuple(sorted(longest, key=lambda pair: pair.unique, reverse=True)), tokens)
+    cut = sorted((pair.cut(room) for pair in longest), key=lambda pair: pair.unique, reverse=True)
+    return Work(len(kept), tuple(cut), tokens)
+
+
+def _with_room(rows: Sequence[Texts], count_tokens: Callable[[str], int], room: int) -> list[Texts]:
+    """Those whose prompts leave room for a completion. Only prompts of about that length are counted in tokens."""
+    sample = sorted(rows, key=_letters, reverse=True)[:PROBED]
+    rate = _rate(sample, [PairTokens(*(count_tokens(text) for text in row)) for row in sample])
+
+    def fits(prompt: str) -> bool:
+        guess = rate * len(prompt)
+        return guess < room / 2 or (guess < 2 * room and count_tokens(prompt) < room)
+
+    return [row for row in rows if fits(row[0])]
+
+
+def _rate(rows: Sequence[Texts], counted: Sequence[PairTokens]) -> float:
+    """Tokens for each letter."""
+    return sum(pair.unique for pair in counted) / max(1, sum(map(_letters, rows)))
+
+
+def _letters(row: Texts) -> int:
+    return sum(map(len, row))

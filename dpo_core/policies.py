@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpo_core.base_model import HUB_ID
 from dpo_core.errors import ModelError
 from dpo_core.workspace import Workspace
 from store.checkpoints import full_weights_below
@@ -89,7 +90,8 @@ def _rendered(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The tokens of a rendered prompt. The template has written BOS where the model wants one: none is added."""
-    ids = tokenizer(render_prompt(tokenizer, messages), add_special_tokens=False).input_ids
+    # Not verbose: what is too long for the model is left out after this, so its warning of errors would be untrue.
+    ids = tokenizer(render_prompt(tokenizer, messages), add_special_tokens=False, verbose=False).input_ids
     return [int(token) for token in ids]
 
 
@@ -220,6 +222,11 @@ def _local_folder(path: str) -> str:
 def _loaded(what: str, path: str, load: Callable[[], Any]) -> Any:
     from safetensors import SafetensorError
 
+    if not Path(path).is_dir() and not HUB_ID.fullmatch(path):  # the hub's client would speak of the id's form
+        raise ModelError(
+            f"There is no folder {path}. Put the model back there, or name the place it was moved to as base in "
+            "pairloop.toml."
+        )
     try:
         return load()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:

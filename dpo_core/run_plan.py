@@ -11,6 +11,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from sqlmodel import Session
 from tokenizers import Tokenizer
 
 from dpo_core.base_model import weights_here
-from dpo_core.config import ModelSettings, TrainingSettings
+from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.memory_plan import MIB, MemoryPlan, Work, draw_plan, measure_texts, read_shape
 from dpo_core.workspace import Workspace
@@ -59,12 +60,28 @@ def plan_run(
     except ValueError as error:
         log.info("No plan of the memory that training needs: %s.", error)
         return None
-    work = measure_texts([_as_text(*row) for row in rows], _counter(weights.folder), training)
+    texts = [_as_text(*row) for row in rows]
+    count_tokens = _counter(weights.folder)
+    work = measure_texts(texts, count_tokens, training, context=shape.context)
+    work = replace(work, written=_written(texts, count_tokens, shape.context, training, workspace.settings.sampling))
     model = workspace.settings.model
     if parent.kind == "lora":  # once an adapter, always one
         model = model.model_copy(update={"tuning": "lora"})
     seconds = _seconds(session, work, training, workspace.settings.model)
     return draw_plan(shape, work, training, model, available=free_memory(), seconds=seconds)
+
+
+def _written(
+    texts: Sequence[tuple[str, str, str]],
+    count_tokens: Callable[[str], int],
+    context: int | None,
+    training: TrainingSettings,
+    sampling: SamplingSettings,
+) -> int:
+    """Tokens of one batch of answers and their prompts, when lengths are compared after training."""
+    answers = min(sampling.batch_size, training.drift_samples, len(texts))
+    longest = count_tokens(max((prompt for prompt, _, _ in texts), key=len)) + sampling.max_new_tokens
+    return answers * min(longest, context or longest)
 
 
 def _as_text(prompt: Sequence[Message], chosen: str, rejected: str) -> tuple[str, str, str]:

@@ -69,7 +69,9 @@ def _tokenize(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_leng
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], **options: Any) -> list[int]:
-    return list(tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=True, **options)["input_ids"])
+    # Not verbose: it would warn of indexing errors for texts that are only cut after this.
+    options |= {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
+    return list(tokenizer.apply_chat_template(list(messages), **options)["input_ids"])
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:

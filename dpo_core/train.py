@@ -9,6 +9,8 @@ built from the PARENT and then moved to where the trainer had come: a half-way p
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import logging
 import resource
@@ -100,6 +102,7 @@ def _train_point(
     started = time.monotonic()
     ranks.leave_mark(_mark(plan, progress))
     figures = _train(workspace, plan, reference["train"], progress)
+    _free_memory()
     judged = _judge(workspace, plan, reference, progress)
     answers = _answers(workspace, plan, progress)
     progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
@@ -111,6 +114,18 @@ def _train_point(
         "kl": _divergence(workspace, plan, answers, progress),
     }
     return Trained(plan, metrics, judged["after"])
+
+
+def _free_memory() -> None:
+    """Give back what the training held before the next model is loaded.
+
+    A trainer and its parts refer to each other, and glibc keeps what is freed: 1.7 of 2.3 GB with a LoRA adapter on 63
+    million parameters.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # musl has none
+        trim(0)
 
 
 def _reference(workspace: Workspace, plan: Plan, progress: RunProgress) -> dict[str, list[PairLogps]]:

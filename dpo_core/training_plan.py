@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from dpo_core.alarms import Alarm, alarms_before, left_out
+from dpo_core.alarms import Alarm, alarms_before, left_out, with_examples
 from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings, change_training
 from dpo_core.policies import context_length, load_config, load_tokenizer, saved_stop_ids
 from dpo_core.progress import RunProgress
@@ -101,21 +101,26 @@ def make_plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
 
 def _within_context(workspace: Workspace, training: TrainingSettings) -> TrainingSettings:
     """No more tokens than the model has positions for."""
-    with reading(workspace.engine) as session:
-        base = workspace.checkpoint_path(base_checkpoint(session=session))
-    room = context_length(load_config(base))
+    room = _positions(workspace)
     if room is None or training.max_length <= room:
         return training
     log.warning("max_length = %d is more than the model has room for: %d is used.", training.max_length, room)
     return training.model_copy(update={"max_length": room})
 
 
+def _positions(workspace: Workspace) -> int | None:
+    with reading(workspace.engine) as session:
+        base = workspace.checkpoint_path(base_checkpoint(session=session))
+    return context_length(load_config(base))
+
+
 def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     """What is wrong with the training pairs as the model will see them."""
-    room = plan.training.max_length
+    room, context = plan.training.max_length, _positions(workspace)
     tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
     ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
+    found = alarms_before(plan.train, eos_ids=ends, max_length=room, context=context)
     return [
-        *left_out(plan.found["train"], plan.train, max_length=room),
-        *alarms_before(plan.train, eos_ids=ends, max_length=room),
+        *left_out(plan.found["train"], plan.train, max_length=room, context=context),
+        *with_examples(found, plan.found["train"]),
     ]

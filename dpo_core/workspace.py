@@ -50,7 +50,7 @@ class Workspace:
         if checkpoint.name != BASE and not Path(path).is_dir():
             raise ModelError(
                 f"The weights of {checkpoint.name} are not there: {self.folder / checkpoint.path} is missing. "
-                "Restore the folder (`pairloop backup --with-checkpoints` keeps it)."
+                "Restore the folder (`pairloop backup` keeps those that the loop goes on with)."
             )
         return path
 

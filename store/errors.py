@@ -13,6 +13,10 @@ class NewerWorkspaceError(DatabaseError):
     """The database was written by a newer pairloop."""
 
 
+class ColumnsError(StoreError):
+    """A row has not the columns that it should have."""
+
+
 class ImportFileError(StoreError):
     """A file to import is not what it should be. Nothing was imported."""
 

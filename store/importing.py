@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from sqlmodel import Session, func, select
 
 from store.bulk_adding import Origin, Plan, Progress, plan_preferences, plan_prompts
 from store.database import reading, writing_staged
-from store.errors import ImportFileError, StateError, StoreError
+from store.errors import ColumnsError, ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
@@ -29,6 +29,7 @@ from store.row_shapes import Unusable, looks_like_preferences, read_preference, 
 from store.wording import counted
 
 SHOWN_PROBLEMS = 5
+HEADED = ("csv", "tsv", "parquet")  # formats that name their columns once
 Read = TypeVar("Read")
 
 
@@ -201,8 +202,10 @@ class _Import:
             raise ImportFileError(f"{self.path.name} holds no rows. Nothing was imported.")
         if not problems:
             return
+        if self.format in HEADED and rows == sum(bad.of_columns for bad in problems):
+            problems = [replace(problems[0], line=1)]  # it is the header that is wrong, not every row
         unit = "row" if self.format == "parquet" else "line"
-        shown = [f"{self.path.name}, {unit} {bad.line}: {bad.problem}." for bad in problems[:SHOWN_PROBLEMS]]
+        shown = [f"{self.path.name}, {unit} {bad.line}: {_sentence(bad.problem)}" for bad in problems[:SHOWN_PROBLEMS]]
         more = len(problems) - len(shown)
         shown += [f"... and {more} more bad {unit}s."] if more else []
         raise ImportFileError("\n".join([*shown, "Nothing was imported. Mend the file and import it again."]))
@@ -242,6 +245,10 @@ class _Import:
         return ImportReport(self.kind, self.path.name, shape, self.rows, skipped=dict(self.skipped), **found)
 
 
+def _sentence(problem: str) -> str:
+    return problem if problem.endswith("?") else f"{problem}."
+
+
 def _last_import(session: Session) -> int:
     return session.exec(select(func.max(ImportRecord.id))).one() or 0
 
@@ -254,4 +261,4 @@ def _interpret(
     try:
         return interpret(row.values)
     except StoreError as error:
-        return BadLine(row.line, str(error))
+        return BadLine(row.line, str(error), of_columns=isinstance(error, ColumnsError))

@@ -39,6 +39,7 @@ class BadLine:
 
     line: int
     problem: str
+    of_columns: bool = False  # the row has not the columns it should have
 
 
 class _DamagedError(Exception):
@@ -56,7 +57,9 @@ def file_format(path: Path) -> str:
     name = suffixes[-1].removeprefix(".") if suffixes else ""
     if name not in _READERS:
         known = ", ".join(f".{known}" for known in _READERS)
-        raise ImportFileError(f"{path.name}: this kind of file is not known. Known are {known}, each also with .gz.")
+        raise ImportFileError(
+            f"{path.name}: this kind of file is not known. Known are {known}, each also with .gz. Nothing was imported."
+        )
     return name
 
 
@@ -116,8 +119,13 @@ def _json_line(line: int, text: str) -> SourceRow | BadLine:
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        return BadLine(line, f"expected one JSON object on this line ({error})")
+        return BadLine(line, f"expected one JSON object on this line ({_what_json_says(error)})")
     return _json_row(line, value, text)
+
+
+def _what_json_says(error: json.JSONDecodeError | RecursionError) -> str:
+    # Its own words name a line as well: the first, or the array's, where ours is the file's.
+    return f"{error.msg}, at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _json_row(line: int, value: Any, text: str) -> SourceRow | BadLine:
@@ -153,7 +161,7 @@ def _json_items(text: str) -> Rows:
         try:
             value, end = decoder.raw_decode(text, at)
         except (json.JSONDecodeError, RecursionError) as error:
-            yield BadLine(line, f"expected a JSON object, or the end of the array ({error})")
+            yield BadLine(line, f"expected a JSON object, or the end of the array ({_what_json_says(error)})")
             return
         yield _json_row(line, value, text[at:end])
         at = end

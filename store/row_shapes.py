@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from store.errors import StoreError
+from store.errors import ColumnsError, StoreError
 from store.prompts import ROLES, Message, check_messages
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -70,7 +70,7 @@ def _prompt_value(values: dict[str, Any]) -> Any:
     if list(values) == ["text"]:  # by no other name: a misspelled column, or one of answers, would come in as prompts
         return values["text"]
     expected = "expected a column `prompt`, `messages` or `instruction`, or `text` alone"
-    raise StoreError(expected + _found(values, PROMPT_COLUMNS))
+    raise ColumnsError(expected + _found(values, PROMPT_COLUMNS))
 
 
 def _prompt_messages(value: Any) -> list[Message]:
@@ -94,7 +94,7 @@ def read_preference(values: dict[str, Any]) -> ReadPreference | Unusable:
     """The preference a row holds. Raises StoreError if it holds none."""
     if "chosen" not in values or "rejected" not in values:
         expected = "expected columns `chosen` and `rejected`, with or without `prompt`"
-        raise StoreError(expected + _found(values, PREFERENCE_COLUMNS))
+        raise ColumnsError(expected + _found(values, PREFERENCE_COLUMNS))
     prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         return _from_texts(prompt, chosen, rejected)

@@ -74,7 +74,8 @@ def _lines(preferences: Iterable[Preference], *, held_out: bool) -> list[str]:
 def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
     held_out = len(poll.preferences) - trained
     dropped = f" Left out: {poll.described_drops()}." if poll.described_drops() else ""
-    aside = f" {held_out} more on held-out prompts, which are never trained on." if held_out else ""
+    are = "is on a held-out prompt" if held_out == 1 else "are on held-out prompts"
+    aside = f" {held_out} of them {are}, never trained on." if held_out else ""
     if not poll.comparisons:
         raise SnapshotError("There are no comparisons to cut a snapshot from yet. Compare some pairs first.")
     made = counted(poll.comparisons, "comparison")

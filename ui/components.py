@@ -11,7 +11,7 @@ from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
 from ui.model_text import plain_markdown, render_model_text, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
-from ui.story import duration
+from ui.story import duration, warnings_first
 
 
 def page_head(title: str) -> None:
@@ -119,9 +119,12 @@ def worker_warning(workers: Sequence[Worker], run: Run | None) -> None:
 
 def alarms(found: Sequence[Alarm]) -> None:
     """What to know about a training, warnings first."""
-    for alarm in sorted(found, key=lambda each: each.level != "warning"):
+    for alarm in warnings_first(found):
         draw, icon = (st.warning, "warning") if alarm.level == "warning" else (st.info, "info")
-        draw(plain_markdown(alarm.whole_text), icon=f":material/{icon}:")
+        draw(
+            f"**{plain_markdown(alarm.title.capitalize())}.** {plain_markdown(alarm.whole_text)}",
+            icon=f":material/{icon}:",
+        )
 
 
 def run_progress(run: Run) -> None:

@@ -20,6 +20,7 @@ PARTS = {
     "activations": "Activations of one batch",
     "head": "Logits of one batch",
     "judging": "Judging, before and after training",
+    "writing": "Writing samples, after training",
 }
 UNKNOWN = "How much memory training needs cannot be told before the model is on this machine and pairs were compared."
 
@@ -33,7 +34,7 @@ def plan_line(plan: MemoryPlan) -> str:
 
 def plan_facts(plan: MemoryPlan) -> dict[str, str]:
     """What the plan is for, and its parts."""
-    batch = plan.work.longest[: plan.training.batch_size]
+    batch = plan.work.longest[: plan.training.batch_size]  # cut where training cuts them
     tokens = sum(pair.unique for pair in batch)
     checkpointing = "on" if plan.training.gradient_checkpointing else "off"
     return {

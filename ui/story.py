@@ -11,11 +11,12 @@ from typing import Any
 
 from dpo_core.alarms import Alarm
 from dpo_core.loop import LoopState, RoundStory, Step
-from dpo_core.sweep import point_words
-from store.models import RunStatus
+from dpo_core.sweep import best_point, point_words
+from store.models import Run, RunKind, RunStatus
 from store.wording import counted
 
 LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
+MOST_AGREE = 0.77  # of pairs: the share on which people agree with each other is 63% to 77%
 STAGES = ("Write pairs", "Compare", "Train", "Decide")
 _STAGE = {
     Step.IMPORT_PROMPTS: -1,
@@ -111,13 +112,13 @@ def headline(state: LoopState) -> Words:
     number = state.round.number if state.round is not None else 0
     name, done = state.checkpoint.name, state.comparisons.get("done", 0)
     target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
-    given = counted(state.imported, "imported comparison") if state.imported else f"{done} of {target} comparisons"
     learns = f"{name} learns from them and becomes round-{number}."
     texts = {
         Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
         Step.START_ROUND: (
             f"Round {number + 1} can start",
-            f"{name} writes two completions for each ({counted(sum(state.prompts.values()), 'prompt')} to draw on).",
+            f"{name} writes two completions for each prompt that is drawn, out of "
+            f"{counted(sum(state.prompts.values()), 'prompt')} in all.",
         ),
         Step.WAIT_FOR_PAIRS: (
             f"Round {number}: {name} is writing pairs",
@@ -130,7 +131,7 @@ def headline(state: LoopState) -> Words:
         ),
         Step.TRAIN: (
             f"Round {number} is ready to train",
-            f"{given} {'is' if state.imported == 1 else 'are'} there. {learns}",
+            f"{_given_words(state, done, target)} {learns}",
         ),
         Step.WAIT_FOR_TRAINING: (
             f"Round {number} is training",
@@ -140,6 +141,14 @@ def headline(state: LoopState) -> Words:
         Step.MEND_RUN: (f"Round {number}: a run has stopped", "Nothing compared so far is lost."),
     }
     return Words(*texts[state.step])
+
+
+def _given_words(state: LoopState, done: int, target: int) -> str:
+    """What there is to train on, once it is all there."""
+    if state.imported:
+        return f"{counted(state.imported, 'imported comparison')} {'is' if state.imported == 1 else 'are'} there."
+    asked = f"; the round asked for {target}" if done != target else ""
+    return f"{counted(done, 'comparison')} {'is' if done == 1 else 'are'} there{asked}."
 
 
 def _naming_words(pairs: int) -> str:
@@ -219,6 +228,46 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def result_facts(run: Run) -> dict[str, str]:
+    """What a run that is done came to, for a small table; empty for any other."""
+    told = {RunKind.SAMPLE: _written, RunKind.TRAIN: _trained, RunKind.EVALUATE: _judged}
+    return told[RunKind(run.kind)](run) if run.status == RunStatus.DONE else {}
+
+
+def _written(run: Run) -> dict[str, str]:
+    reasons = {"skipped_identical": "both texts the same", "skipped_long": "prompt too long"}
+    skipped = [f"{run.result[key]} ({reason})" for key, reason in reasons.items() if run.result.get(key)]
+    return {"Pairs written": f"{run.result.get('pairs', 0):,}", "Prompts skipped": ", ".join(skipped) or "none"}
+
+
+def _trained(run: Run) -> dict[str, str]:
+    found = run.result
+    kl, lengths = found.get("kl") or {}, found.get("lengths") or {}
+    return {
+        "Checkpoint": _made(run),
+        "Pairs trained on": f"{(found.get('train') or {}).get('pairs', 0):,}",
+        **_judged_facts(found.get("eval") or {}),
+        "KL to its parent": f"{kl['nats']:.1f} nats an answer" if kl else "–",
+        "Tokens an answer": f"{lengths['before']:.0f} → {lengths['after']:.0f}" if lengths else "–",
+    }
+
+
+def _made(run: Run) -> str:
+    """The new checkpoint's name; of a sweep, the one that did best."""
+    points = run.result.get("sweep")
+    return str(points[best_point(points)]["checkpoint"] if points else run.settings["name"])
+
+
+def _judged(run: Run) -> dict[str, str]:
+    return {"Checkpoint": str(run.settings.get("checkpoint", "–")), **_judged_facts(run.result)}
+
+
+def _judged_facts(evaluation: dict[str, Any]) -> dict[str, str]:
+    pairs = int(evaluation.get("pairs") or 0)
+    before = f"{percent(evaluation.get('accuracy_before'))} → " if pairs else ""
+    return {"Held-out accuracy": before + accuracy_span(evaluation), "Judged on": counted(pairs, "held-out pair")}
+
+
 def trust_words(evaluation: dict[str, Any]) -> str:
     """How far the held-out accuracy can be believed, in plain words."""
     pairs = int(evaluation.get("pairs") or 0)
@@ -228,6 +277,11 @@ def trust_words(evaluation: dict[str, Any]) -> str:
     span = (
         f"With {counted(pairs, 'held-out pair')} the true figure lies anywhere from {percent(low)} to {percent(high)}"
     )
+    if low > 0.5 and evaluation["accuracy_after"] > MOST_AGREE:
+        return (
+            f"{span}. That is higher than people usually agree with each other (63–77% of such pairs): look for a "
+            "shortcut that all chosen texts share, such as length, before you believe it (see the alarms, if any)."
+        )
     if low > 0.5:
         return f"{span}: better than a coin toss. People agree with each other on 63–77% of such pairs; expect no more."
     if high < 0.5:
@@ -236,8 +290,24 @@ def trust_words(evaluation: dict[str, Any]) -> str:
 
 
 def alarm_words(alarms: Sequence[Alarm]) -> str:
-    """`2 alarms: missing eos, length bias`; empty for none."""
-    return f"{counted(len(alarms), 'alarm')}: {', '.join(alarm.title for alarm in alarms)}" if alarms else ""
+    """`2 alarms: missing eos, lost prompt tails; 1 note: length bias`; empty for none."""
+    kinds = {"alarm": warnings(alarms), "note": [alarm for alarm in alarms if alarm.level != "warning"]}
+    told = (
+        f"{counted(len(those), kind)}: {', '.join(alarm.title for alarm in those)}"
+        for kind, those in kinds.items()
+        if those
+    )
+    return "; ".join(told)
+
+
+def warnings(alarms: Sequence[Alarm]) -> list[Alarm]:
+    """Those that are more than a note."""
+    return [alarm for alarm in alarms if alarm.level == "warning"]
+
+
+def warnings_first(alarms: Sequence[Alarm]) -> list[Alarm]:
+    """In the order to read them in."""
+    return sorted(alarms, key=lambda alarm: alarm.level != "warning")
 
 
 def duration(seconds: float | None) -> str:

@@ -62,6 +62,11 @@ _CSS = """
   background: var(--pl-paper); padding-bottom: .35rem; }
 [data-testid="stMainBlockContainer"] { max-width: 1240px; padding-top: 4.25rem; padding-bottom: 2rem; }
 [data-testid="stBottomBlockContainer"] { max-width: 1240px; padding-top: .5rem; padding-bottom: .9rem; }
+/* Streamlit draws these too faintly to be read by everybody (WCAG asks for a contrast of 4.5). */
+div[data-testid="stCaptionContainer"] { opacity: .72; }
+.stButton button kbd { opacity: 1; }
+[data-testid="stTabs"] [data-testid="stTab"]:is([data-selected], [data-hovered], [data-focus-visible]) {
+  color: var(--pl-accent); }
 .pl-text { line-height: 1.6; overflow-wrap: anywhere; }
 .pl-text > :first-child { margin-top: 0; } .pl-text > :last-child { margin-bottom: 0; }
 .pl-text p, .pl-text ul, .pl-text ol, .pl-text pre, .pl-text table, .pl-text blockquote { margin: 0 0 .75em; }
@@ -88,7 +93,7 @@ _CSS = """
 .pl-count b { font-weight: 650; }
 .pl-steps { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; list-style: none; padding: 0 !important;
   margin: 0 0 .25rem; }
-.pl-steps li { display: flex; align-items: center; gap: .45rem; font-size: .92rem; opacity: .6; margin: 0; }
+.pl-steps li { display: flex; align-items: center; gap: .45rem; font-size: .92rem; opacity: .72; margin: 0; }
 .pl-steps li::before { content: "○"; } .pl-steps li.done::before { content: "✓"; }
 .pl-steps li.now { opacity: 1; font-weight: 650; }
 .pl-steps li.now::before { content: "●"; color: var(--pl-accent); }

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from dpo_core.alarms import (
+    QUOTED,
     SHOWN,
     Alarm,
     TrainingWatch,
@@ -22,6 +23,7 @@ from dpo_core.alarms import (
     recorded_alarms,
     run_alarms,
     similarity,
+    with_examples,
 )
 from dpo_core.errors import DivergedError
 from dpo_core.loop import start_training
@@ -93,7 +95,7 @@ def test_pairs_that_hardly_differ() -> None:
     many = before([*healthy(), *twins])["near-identical-pairs"]
     assert many.level == "warning"
     assert many.pairs == tuple(range(200, 200 + SHOWN))
-    assert "30 of them in all" in many.text
+    assert "30 of them are the same token for token" in many.text
     assert many.whole_text.endswith("218, 219 and more.")
 
 
@@ -106,6 +108,35 @@ def test_completions_that_max_length_cuts() -> None:
     assert found["missing-eos"].pairs == (7,)
     ended = TokenizedPair(8, "a", [1, 2], list(range(60)), [5, EOS], 0, 12, 0)
     assert set(before([*healthy(), ended])) == {"cut-completions"}
+
+
+def test_a_model_without_more_positions_is_not_said_to_need_a_higher_max_length() -> None:
+    cut = [pair(number, list(range(60)), list(range(60, 80)), cut=(12, 0)) for number in (9, 7)]
+    [full] = alarms_before(cut, eos_ids={EOS}, max_length=64, context=64)
+    assert "the model's own 64 positions" in full.text and "cannot help" in full.text
+    assert "raise" not in full.text
+    assert full.pairs == (7, 9)
+    [room] = alarms_before(cut, eos_ids={EOS}, max_length=64, context=128)
+    assert "raise training.max_length, up to the 128 positions" in room.text
+    [full] = left_out([preference("p", "a", "b")], [], max_length=8, context=8)
+    assert "Raise" not in full.text and "shorter prompts" in full.text
+
+
+def test_texts_that_are_the_same_only_as_far_as_they_were_read() -> None:
+    words = list(range(30))
+    twins = [pair(1, words, words, cut=(5, 9), eos=False), pair(2, words, words), pair(3, words, [*words[1:], 77])]
+    alarm = before([*healthy(), *twins])["near-identical-pairs"]
+    assert "2 of them are the same token for token" in alarm.text
+    assert "(1 of these only because the rest was cut off)" in alarm.text
+
+
+def test_an_alarm_quotes_the_first_pair_it_names() -> None:
+    found = [preference("Why is\nthe sky blue" + " and so on" * 9, "a", "b")]
+    [alarm] = left_out(found, [], max_length=8)
+    assert alarm.example.startswith("Why is the sky blue and") and alarm.example.endswith("…")
+    assert len(alarm.example) <= QUOTED + 1
+    assert f"Pairs concerned: 1; the first asks: “{alarm.example}”." in alarm.whole_text
+    assert with_examples([Alarm("length-bias", "note", "Longer.")], found)[0].example == ""
 
 
 def test_prompts_that_lose_their_end() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_shape_is_read_from_a_model_as_it_lies_there(tiny_model: Path, tmp_pat
     config = model.config
     assert shape.parameters == model.num_parameters()
     assert (shape.layers, shape.hidden, shape.intermediate, shape.attention) == (2, 32, 64, 32)
-    assert (shape.vocabulary, shape.context) == (config.vocab_size, 256)
+    assert (shape.vocabulary, shape.context, shape.keys) == (config.vocab_size, 256, 16)
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
     assert shape.trained(LORA) == adapted.get_nb_trainable_parameters()[0]
 
@@ -166,6 +167,25 @@ def test_the_longest_pairs_are_counted_in_tokens_and_the_rest_by_their_letters()
     rows = [("aaaa", "bb", "cc"), ("a" * 40, "b" * 20, "c" * 20), ("a" * 8, "b" * 4, "c" * 4)]
     work = measure_texts(rows, lambda text: len(text) // 2, settings(batch_size=2))
     assert work == Work(3, (PairTokens(20, 10, 10), PairTokens(4, 2, 2)), (8 + 80 + 16) // 2)
+
+
+def test_pairs_that_will_be_left_out_are_not_counted_and_texts_count_as_far_as_they_are_read() -> None:
+    long, near, short = ("a" * 200, "b" * 20, "c" * 20), ("a" * 60, "b" * 20, "c" * 20), ("a" * 8, "b" * 90, "c" * 4)
+    work = measure_texts([short, near, long], lambda text: len(text) // 2, settings(max_length=64), context=30)
+    assert work == Work(1, (PairTokens(4, 26, 2),), (8 + 90 + 4) // 2)
+    roomy = measure_texts([short, near, long], lambda text: len(text) // 2, settings(max_length=64), context=31)
+    assert roomy.pairs == 2
+    nothing = measure_texts([long], lambda text: len(text) // 2, settings(max_length=64))
+    assert nothing == Work(0, (), 0)
+    assert draw_plan(SHAPE, nothing, settings(), FULL, available=2**40).fits
+
+
+def test_what_is_remembered_while_samples_are_written() -> None:
+    shape = replace(SHAPE, keys=4)
+    answering = needs(shape, replace(ONE_PAIR, written=10**7), settings(), FULL)
+    assert answering.writing == 2 * 4 * 2 * 4 * 10**7  # keys and values, 2 layers, 4 numbers of 4 bytes each
+    assert answering.total == PROCESS + 4 * MEGA + answering.writing
+    assert needs(shape, ONE_PAIR, settings(), FULL).writing == 0
 
 
 def plan_in(available: float, shape: ModelShape = MEDIUM, **changes: object) -> MemoryPlan:

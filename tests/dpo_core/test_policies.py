@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from dpo_core.base_model import check_base
 from dpo_core.errors import ModelError
-from dpo_core.policies import encode_prompt, load_policy, load_tokenizer, render_prompt, stop_ids
+from dpo_core.policies import encode_prompt, load_config, load_policy, load_tokenizer, render_prompt, stop_ids
+from dpo_core.tokenization import tokenize_pairs
 from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.database import writing
 from store.models import Checkpoint
+from store.snapshots import PreferencePair
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello there"}]
 ANSWER = {"role": "assistant", "content": "Hello to you there"}
@@ -187,6 +190,30 @@ def test_a_checkpoint_whose_folder_is_gone_is_not_looked_for_on_the_hub(
 ) -> None:
     with pytest.raises(ModelError, match=r"weights of round-1 are not there"):
         load_policy(make_workspace(), Checkpoint(name="round-1", path="checkpoints/round-1"))
+
+
+def test_a_base_whose_folder_is_gone_is_not_taken_for_a_name_on_the_hub(tmp_path: Path) -> None:
+    gone = str(tmp_path / "model")
+    for load in (load_tokenizer, load_config):
+        with pytest.raises(ModelError, match=f"There is no folder {gone}"):
+            load(gone)
+
+
+def test_long_prompts_are_encoded_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = merging_tokenizer(eos_token="<eos>")
+    tokenizer.model_max_length = 4
+    tokenizer = load_tokenizer(saved(tokenizer, tmp_path))
+    monitored = logging.getLogger("transformers")
+    monitored.addHandler(caplog.handler)
+    try:
+        assert len(encode_prompt(tokenizer, CHAT)) > 4
+        item = PreferencePair(1, [{"role": "user", "content": "What?"}], "yes " * 9, "no", "a", 1.0, 1)
+        assert tokenize_pairs([item], tokenizer, max_length=64)
+        assert "indexing errors" not in caplog.text
+        tokenizer("What is longer than four tokens?")
+        assert "indexing errors" in caplog.text
+    finally:
+        monitored.removeHandler(caplog.handler)
 
 
 def test_weights_that_are_missing_are_not_made_up(

@@ -132,3 +132,13 @@ def test_only_whole_checkpoints_are_resumed_from(tiny_model: Path, tmp_path: Pat
     older = last_complete_checkpoint(tmp_path)
     assert older is not None and older.name == "checkpoint-4"
     assert last_complete_checkpoint(tmp_path / "nothing") is None
+
+
+def test_bf16_trains_where_there_is_no_gpu(tiny_model: Path, tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    settings = SETTINGS.model_copy(update={"bf16": True, "num_train_epochs": 4})
+    trainer = pair_trainer(tiny_model, tmp_path, settings, seen, "full")
+    trainer.train()
+    assert seen[0]["loss"] == pytest.approx(math.log(2), abs=0.02)
+    assert seen[-1]["rewards/margins"] > 0.1
+    assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters()), "only the products are halved"

@@ -255,6 +255,30 @@ def test_a_lone_column_that_is_misspelled_is_named_in_every_format(engine, tmp_p
     assert row_counts(engine)["Prompt"] == 0
 
 
+def test_a_wrong_header_is_said_once(engine, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("prompt,chosen,rejcted\n" + "p,x,y\n" * 3)
+    with pytest.raises(ImportFileError) as error:
+        told_apart(engine, path)
+    assert str(error.value).split("\n")[0].startswith("p.csv, line 1: expected columns")
+    assert str(error.value).count("Is `rejcted` meant for `rejected`?\n") == 1
+    path.write_text("prompt,chosen,rejected\np,x,y\np,x,\np,x,\n")  # here lines 3 and 4 are wrong
+    with pytest.raises(ImportFileError, match=r"line 3: (.|\n)*line 4: "):
+        told_apart(engine, path)
+
+
+def test_bad_json_is_placed_by_the_files_line_and_the_column(engine, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "a" "b"}\n')
+    with pytest.raises(ImportFileError, match=r"line 2: .* \(Expecting ',' delimiter, at column 16\)"):
+        told_apart(engine, path)
+
+
+def test_an_unknown_kind_of_file(engine, tmp_path):
+    with pytest.raises(ImportFileError, match=r"Known are \.jsonl.* Nothing was imported\."):
+        told_apart(engine, tmp_path / "p.docx")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -319,7 +319,10 @@ def test_a_changed_manifest_is_noticed(worked, tmp_path):
             [Given("p", "x", "y", {"Ann": "a"})],
             "1 comparison, and only 1 preference to train on; 2 are needed, 1 more.",
         ),
-        ([Given("p", "x", "y", {"Ann": "a"}, held_out=True)], "1 more on held-out prompts"),
+        (
+            [Given("p", "x", "y", {"Ann": "a"}, held_out=True)],
+            "1 comparison, but no preference to train on. 1 of them is on a held-out prompt, never trained on.",
+        ),
     ],
 )
 def test_too_little_to_train_on(engine, tmp_path, pairs, said):

@@ -21,11 +21,12 @@ from dpo_core.loop import Step
 from dpo_core.packaged import DEMO_MODEL
 from dpo_core.workspace import create_workspace, open_workspace
 from store.annotators import get_or_add_annotator
+from store.checkpoints import add_checkpoint, base_checkpoint
 from store.comparisons import record_comparison
 from store.database import reading, writing
-from store.models import Comparison
+from store.models import Comparison, Decision, RoundStatus
 from store.pairs import next_pair
-from store.rounds import latest_round
+from store.rounds import add_round, latest_round
 from ui import cli
 from ui.cli import COMMANDS, OURS, STOPPED, YOURS, run
 from ui.commands.workspace import NEXT
@@ -214,6 +215,16 @@ def test_init_writes_settings_that_say_what_was_asked_for(pairloop: Pairloop, tm
     assert (again.code, "already" in again.err) == (YOURS, True)
 
 
+def test_init_asks_no_more_of_a_model_than_it_has_room_for_and_says_where_to_go_on(
+    pairloop: Pairloop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Next: `cd new`, then `pairloop import prompts.jsonl`" in pairloop("init", "new", "-m", DEMO_MODEL).out
+    assert open_workspace(tmp_path / "new").settings.training.max_length == 512
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert "Next: `pairloop import prompts.jsonl`" in pairloop("init", "-m", DEMO_MODEL).out
+
+
 def test_a_model_folder_is_kept_by_its_whole_path(pairloop: Pairloop, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(ROOT / "data" / "demo" / "model")
     assert pairloop("init", "new", "--model", "model").code == 0
@@ -253,6 +264,36 @@ def test_a_backup_opens_its_own_database_wherever_the_first_one_lay(pairloop: Pa
     assert open_workspace(tmp_path / "copy").engine.url.database == str(tmp_path / "copy" / "pairloop.db")
 
 
+def test_a_backup_holds_the_weights_to_go_on_with(pairloop: Pairloop, workspace: Path, tmp_path: Path) -> None:
+    opened = open_workspace(workspace)
+    with writing(opened.engine) as session:
+        base = base_checkpoint(session=session)
+        made = {}
+        for name, parent, kind in [("round-1", base, "full"), ("old", base, "full"), ("round-2", None, "lora")]:
+            above = parent or made["round-1"]
+            path = f"checkpoints/{name}"
+            made[name] = add_checkpoint(session=session, name=name, path=path, kind=kind, parent_id=above.id)
+            (workspace / path).mkdir()
+            (workspace / path / "weights").write_text(name)
+        done = add_round(session=session, checkpoint_id=base.id, target=4)
+        done.status, done.decision, done.result_checkpoint_id = RoundStatus.DONE, Decision.KEEP, made["old"].id
+        deciding = add_round(session=session, checkpoint_id=base.id, target=4)
+        deciding.status, deciding.result_checkpoint_id = RoundStatus.DECIDING, made["round-2"].id
+    # An adapter that is still to be decided about, and the full weights that it sits on.
+    for option, names in [
+        ((), ["round-1", "round-2"]),
+        (("--with-checkpoints",), ["old", "round-1", "round-2"]),
+        (("--without-checkpoints",), []),
+    ]:
+        said = pairloop("backup", tmp_path / f"copy{len(names)}", *option, "--json")
+        assert sorted(said.json["checkpoints"]) == names
+        there = (tmp_path / f"copy{len(names)}" / "checkpoints").glob("*/weights")
+        assert sorted(path.parent.name for path in there) == names
+    assert "with the weights of round-1, round-2" in pairloop("backup", tmp_path / "said").out
+    pairloop("rounds", "--promote")
+    assert pairloop("backup", tmp_path / "later", "--json").json["checkpoints"] == ["round-1", "round-2"]
+
+
 # Data in and out
 
 
@@ -279,7 +320,7 @@ def test_a_misspelled_column_is_named_and_nothing_is_imported(
     given.write_text("promt\nHow do I keep basil alive?\n")
     said = pairloop("import", given)
     assert said.code == YOURS
-    assert "given.csv, line 2: expected a column `prompt`, `messages` or `instruction`" in said.err
+    assert "given.csv, line 1: expected a column `prompt`, `messages` or `instruction`" in said.err
     assert "found `promt`. Is `promt` meant for `prompt`?" in said.err
     assert pairloop("status", "--json").json["state"]["prompts"] == {"train": 0, "held_out": 0}
 

@@ -16,7 +16,7 @@ from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from tests.browser import seeding
-from ui.cli import YOURS, run
+from ui.cli import STOPPED, YOURS, run
 
 Pairloop = Callable[..., tuple[int, str, str]]
 
@@ -91,6 +91,8 @@ def test_a_round_on_imports_is_not_said_to_want_comparisons(
     rows = [{"prompt": f"What is {n}?", "chosen": f"{n} is fine.", "rejected": f"{n}!"} for n in range(12)]
     (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairloop("import", str(tmp_path / "given.jsonl"))
+    assert "12 imported comparisons" in pairloop("status")[1]
+    assert json.loads(pairloop("status", "--json")[1])["next"]["command"] == "pairloop sample (or pairloop train)"
     pairloop("train", "--detach")
     pairloop("runs", "1", "--cancel")
     assert pairloop("rounds", "--reopen")[0] == 0
@@ -109,6 +111,56 @@ def test_status_counts_one_pair_and_what_came_after_the_cut(pairloop: Pairloop, 
     assert "4 of 4, 1 of them since training began" in pairloop("status")[1]
 
 
+def test_status_asks_for_pairs_where_none_is_left(pairloop: Pairloop, workspace: Workspace) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 2)
+    asked = json.loads(pairloop("status", "--json")[1])["next"]
+    assert asked["text"] == "No pair is left to compare: 2 of 4 done."
+    assert asked["command"] == "pairloop sample --more 2 (or pairloop train --early)"
+    pairloop("sample", "--more", "2", "--detach")
+    assert json.loads(pairloop("status", "--json")[1])["next"]["command"] == "pairloop runs 2 --follow"
+
+
+def test_status_after_a_first_sample_run_that_was_given_up(pairloop: Pairloop, queued: Workspace) -> None:
+    pairloop("runs", "1", "--cancel")
+    pairloop("rounds", "--reopen")
+    assert json.loads(pairloop("status", "--json")[1])["next"]["command"] == "pairloop sample --more 4"
+
+
+def test_ctrl_c_says_that_the_run_waits_and_how_to_go_on(
+    pairloop: Pairloop, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    seeding.add_prompts(workspace, seeding.plain_exchanges(3))
+    monkeypatch.setattr("ui.commands.runs.carry_out_here", interrupt)
+    code, _, err = pairloop("sample")
+    assert code == STOPPED
+    assert "Run 1 waits in the queue" in err and "pairloop worker --once" in err
+    assert json.loads(pairloop("runs", "1", "--json")[1])["run"]["status"] == "queued"
+
+
+def test_a_run_that_is_done_has_no_empty_rows_and_tells_warnings_first(
+    pairloop: Pairloop, workspace: Workspace
+) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(4))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    run_id = seeding.train(workspace, steps=4, of=4, finish=False).id or 0
+    reports = RunProgress(workspace, run_id, 1)
+    reports.report("train", 4, 4)
+    reports.sound([Alarm("length-bias", "note", "Longer."), Alarm("missing-eos", "warning", "No end.")])
+    shown = pairloop("runs", f"{run_id}")[1]
+    assert "How far" in shown and "Error" not in shown
+    assert shown.index("Warning: No end.") < shown.index("Note: Longer.")
+    seeding.finish_training(workspace, run_id)
+    assert "How far" not in pairloop("runs", f"{run_id}")[1]
+
+
+def test_no_word_of_the_workers_help_is_taken_for_markup(pairloop: Pairloop) -> None:
+    assert "[store] url" in " ".join(pairloop("worker", "--help")[1].split())
+
+
 def test_a_runs_alarms_are_printed_while_it_lasts(pairloop: Pairloop, workspace: Workspace) -> None:
     seeding.open_round(workspace, seeding.plain_exchanges(4))
     seeding.compare(workspace, "me", [Choice.LEFT] * 3)
@@ -119,7 +171,8 @@ def test_a_runs_alarms_are_printed_while_it_lasts(pairloop: Pairloop, workspace:
     reports.sound([Alarm("missing-eos", "warning", "No end [red].", (3, 5))])
     assert "Warning: No end [red]. Pairs concerned: 3, 5." in pairloop("runs", f"{run_id}")[1]
     [kept] = json.loads(pairloop("runs", f"{run_id}", "--json")[1])["run"]["progress"]["alarms"]
-    assert kept == {"name": "missing-eos", "level": "warning", "text": "No end [red].", "pairs": [3, 5]}
+    assert (kept["name"], kept["level"], kept["text"]) == ("missing-eos", "warning", "No end [red].")
+    assert kept["pairs"] == [3, 5]
 
 
 def test_words_come_without_the_app() -> None:

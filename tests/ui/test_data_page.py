@@ -67,7 +67,10 @@ def test_preferences_are_told_from_prompts(workspace: Workspace) -> None:
 
 
 def test_comparisons_are_listed_newest_first(compared: Workspace, open_app: OpenApp) -> None:
-    page = words(open_app("data"))
+    app = open_app("data")
+    page = words(app)
+    assert app.metric[1].value == "5"  # a skip is no comparison, here as on the Loop page
+    assert "by 1 annotator, 1 skip apart" in page
     assert page.index("Question 6?") < page.index("Question 1?")
     for told in ("<td>Lea</td>", "<td>tie</td>", "<td>left</td>", "<td>skipped</td>", "<td>6.5</td>"):
         assert told in page

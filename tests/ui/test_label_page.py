@@ -232,3 +232,14 @@ def test_spare_pairs_can_be_compared_while_the_round_trains(pairs: Workspace, op
     assert "training already" in words(app)
     button(app, "Tie").click().run()
     assert len(said(pairs)) == 5
+
+
+def test_once_the_round_is_trained_it_leads_to_the_decision(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 4)
+    seeding.train(pairs, steps=4, of=4)
+    app = open_app()
+    assert "**Round 1 is trained.** Next: decide." in words(app)
+    assert "training already" not in words(app)
+    [link] = app.get("page_link")
+    assert (link.proto.label, link.proto.page) == ("Decide on the Loop page", "loop")
+    assert "Left is better" in labels(app)

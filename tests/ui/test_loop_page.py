@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.config import FILE_NAME
-from dpo_core.loop import Step, cancel, read_loop
+from dpo_core.loop import LoopState, Step, cancel, read_loop
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.importing import import_preferences
+from store.models import Checkpoint
 from store.runs import fail_run, list_runs
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
+from ui.pages.loop import HEAD, can_train
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
 
@@ -43,6 +46,23 @@ def test_without_prompts_the_next_step_is_to_import_some(workspace: Workspace, o
     assert primary(open_app("loop")) == ["Import prompts"]
 
 
+@pytest.mark.parametrize(
+    ("step", "done", "imported", "expected"),
+    [
+        (Step.TRAIN, 4, 0, True),
+        (Step.COMPARE, 1, 0, True),
+        (Step.COMPARE, 0, 0, False),
+        (Step.START_ROUND, 0, 20, True),
+        (Step.START_ROUND, 0, 0, False),
+        (Step.DECIDE, 4, 0, False),
+    ],
+)
+def test_a_plan_is_drawn_wherever_one_can_train(step: Step, done: int, imported: int, expected: bool) -> None:
+    said = {"done": done} if step != Step.START_ROUND else {}
+    state = LoopState(step, None, Checkpoint(name="base", path="", kind="full"), said, {}, {}, None, imported)
+    assert can_train(state) == expected
+
+
 def test_a_round_is_started(workspace: Workspace, open_app: OpenApp) -> None:
     seeding.add_prompts(workspace, seeding.plain_exchanges(3))
     app = open_app("loop", name="Lea")
@@ -52,6 +72,7 @@ def test_a_round_is_started(workspace: Workspace, open_app: OpenApp) -> None:
     with reading(workspace.engine) as session:
         assert [run.requested_by for run in list_runs(session=session)] == ["Lea"]
     assert "No worker is running" in words(app)
+    assert primary(app) == ["Compare"]  # the Label page waits for the first pair by itself
 
 
 def test_while_comparing_the_next_step_is_to_compare(workspace: Workspace, open_app: OpenApp) -> None:
@@ -88,6 +109,7 @@ def test_training_too_early_says_what_is_missing(workspace: Workspace, open_app:
 def test_training_is_started(compared: Workspace, open_app: OpenApp) -> None:
     app = open_app("loop")
     assert primary(app) == ["Train"]
+    assert "10 comparisons are there; the round asked for 4." in words(app)
     button(app, "Train").click().run()
     assert step(compared) == Step.WAIT_FOR_TRAINING
     assert "Round 1 is training" in words(app)
@@ -103,6 +125,7 @@ def test_a_live_run_shows_how_far_it_is(compared: Workspace, open_app: OpenApp) 
     ("after", "first", "trusted"),
     [
         (0.75, "Promote round-1 and start round 2", "better than a coin toss"),
+        (0.96, "Promote round-1 and start round 2", "higher than people usually agree with each other"),
         (0.2, "Keep base and start round 2", "worse than a coin toss"),
     ],
 )
@@ -119,15 +142,23 @@ def test_the_decision_shows_what_is_known(
 def test_the_decision_names_the_trainings_alarms_and_leads_to_them(compared: Workspace, open_app: OpenApp) -> None:
     seeding.train(compared, steps=4, of=4)
     assert open_app("loop").get("page_link") == []
-    told = [
-        {"name": name, "level": "warning", "text": "Text.", "pairs": [1]} for name in ("missing-eos", "length-bias")
-    ]
-    with writing(compared.engine) as session:
+    note, warning = ({"level": level, "text": "Text.", "pairs": [1]} for level in ("note", "warning"))
+    told = [note | {"name": "length-bias"}]
+    link = alarms_link(compared, open_app, told)
+    assert (link.label, link.page, link.icon) == ("1 note: length bias", "runs", ":material/info:")
+    told += [warning | {"name": "missing-eos"}, warning | {"name": "diverged"}]
+    link = alarms_link(compared, open_app, told)
+    assert (link.label, link.icon) == ("2 alarms: missing eos, diverged; 1 note: length bias", ":material/warning:")
+
+
+def alarms_link(workspace: Workspace, open_app: OpenApp, told: list[dict[str, Any]]) -> Any:
+    """How the Loop page leads to these alarms of round-1."""
+    with writing(workspace.engine) as session:
         checkpoint = get_checkpoint(session=session, name="round-1")
         checkpoint.metrics = checkpoint.metrics | {"alarms": told}
         session.add(checkpoint)
     [link] = open_app("loop").get("page_link")
-    assert (link.proto.label, link.proto.page) == ("2 alarms: missing eos, length bias", "runs")
+    return link.proto
 
 
 @pytest.mark.parametrize(
@@ -189,6 +220,8 @@ def test_what_happened_before_stays_in_sight(compared: Workspace, open_app: Open
     seeding.promote(compared)
     seeding.open_round(compared, seeding.plain_exchanges(20)[12:])
     page = words(open_app("loop"))
+    assert HEAD[:4] == ("Round", "Trained on", "Held-out accuracy", "Decision")  # in sight on a phone, too
+    assert "<tr><td>1</td><td>10 pairs</td><td>50% → 67% (n=34)</td><td>promoted round-1</td><td>base</td>" in page
     for told in ("base", "10 of 4", "50% → 67% (n=34)", "promoted round-1", "round-1"):
         assert told in page
 

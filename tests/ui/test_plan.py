@@ -68,7 +68,7 @@ def test_the_loop_page_says_in_one_line_what_training_needs(
     free(monkeypatch, 23 * GIB)
     app = open_app("loop")
     [line] = expanders(app)
-    assert line.startswith("Needs about 6") and line.endswith(" MB of the 23 GB that are free.")
+    assert line.startswith("Needs about 7") and line.endswith(" MB of the 23 GB that are free.")
     assert "Optimizer" in words(app) and "4, " in words(app)
     assert "Train anyway" not in labels(app)
     button(app, "Train").click().run()
@@ -116,7 +116,7 @@ def test_the_command_line_prints_the_plan_and_starts_nothing(
 ) -> None:
     free(monkeypatch, 23 * GIB)
     code, out, _ = call(capsys, workspace, "--plan")
-    assert code == 0 and "Needs about 6" in out and "Activations" in out and "not known before" in out
+    assert code == 0 and "Needs about 7" in out and "Activations" in out and "not known before" in out
     code, out, _ = call(capsys, workspace, "--plan", "--json", "--set", "max_length=64")
     plan = json.loads(out)["plan"]
     assert (code, plan["fits"], plan["available"], plan["pairs"]) == (0, True, 23 * GIB, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from store.runs import fail_run, get_run
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.charts import metric_frame
+from ui.story import result_facts
 
 NO_WORKER = "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself."
 
@@ -64,8 +66,8 @@ def test_alarms_are_told_in_words_warnings_first(training: Run, workspace: Works
     plain = [re.sub(r"\\(.)", r"\1", each.value) for each in (*app.warning, *app.info)]
     assert plain == [
         NO_WORKER,
-        "No end in 3 of 26 pairs. Pairs concerned: " + ", ".join(map(str, range(20))) + " and more.",
-        "Chosen texts are longer: <b>loss_type</b> = [*x*](y). Pairs concerned: 4, 7.",
+        "**Missing eos.** No end in 3 of 26 pairs. Pairs concerned: " + ", ".join(map(str, range(20))) + " and more.",
+        "**Length bias.** Chosen texts are longer: <b>loss_type</b> = [*x*](y). Pairs concerned: 4, 7.",
     ]
     assert r"\<b\>loss\_type" in app.info[0].value and r"\[\*x\*\]\(y\)" in app.info[0].value
     seeding.finish_training(workspace, training.id or 0)
@@ -108,3 +110,38 @@ def test_a_chart_holds_only_its_own_figures() -> None:
     frame = metric_frame(metrics, ("loss",))
     assert frame.to_dict("list") == {"step": [1, 2], "metric": ["loss", "loss"], "value": [0.7, 0.5]}
     assert metric_frame(metrics, ("rewards/margins",)).empty
+
+
+def done(kind: str, result: dict[str, Any]) -> Run:
+    return Run(kind=kind, status="done", settings={"name": "round-1", "checkpoint": "round-1"}, result=result)
+
+
+def test_a_training_that_is_done_says_what_it_came_to(training: Run, workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.finish_training(workspace, training.id or 0)
+    app = open_app("runs")
+    assert "<td>Checkpoint</td><td>round-1</td>" in words(app)
+    assert "<td>Pairs trained on</td><td>26</td>" in words(app)
+    assert "<td>Held-out accuracy</td><td>50% → 67% (51% to 81%)</td>" in words(app)
+    assert list(app.metric) == []
+    app.radio(key="run").set_value(1).run()
+    assert "<td>Pairs written</td><td>6</td>" in words(app)
+
+
+def test_what_a_run_came_to_in_words() -> None:
+    judged = {"pairs": 10, "accuracy_before": 0.5, "accuracy_after": 0.8, "interval_after": [0.49, 0.94]}
+    figures = {"train": {"pairs": 26}, "eval": judged, "kl": {"nats": 4.21}, "lengths": {"before": 31.4, "after": 40}}
+    facts = result_facts(done("train", figures))
+    assert facts["Held-out accuracy"] == "50% → 80% (49% to 94%)"
+    assert (facts["KL to its parent"], facts["Tokens an answer"]) == ("4.2 nats an answer", "31 → 40")
+    worse = figures | {"eval": judged | {"accuracy_after": 0.6}}
+    points = [{"checkpoint": name} | each for name, each in (("round-1-a", worse), ("round-1-b", figures))]
+    assert result_facts(done("train", figures | {"sweep": points}))["Checkpoint"] == "round-1-b"
+    assert result_facts(done("evaluate", judged)) == {
+        "Checkpoint": "round-1",
+        "Held-out accuracy": "50% → 80% (49% to 94%)",
+        "Judged on": "10 held-out pairs",
+    }
+    assert result_facts(done("train", {"eval": {"pairs": 0}}))["Held-out accuracy"] == "–"
+    written = result_facts(done("sample", {"pairs": 38, "skipped_identical": 2, "skipped_long": 0}))
+    assert written == {"Pairs written": "38", "Prompts skipped": "2 (both texts the same)"}
+    assert result_facts(Run(kind="train", status="running", settings={})) == {}

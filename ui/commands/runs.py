@@ -38,7 +38,7 @@ from store.workers import live_workers
 from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
 from ui.plan import UNKNOWN, plan_facts, plan_json, plan_line, planned_and_used
-from ui.story import SWEEP_HEAD, alarm_words, sweep_rows
+from ui.story import SWEEP_HEAD, alarm_words, sweep_rows, warnings_first
 
 POLL_SECONDS = 0.5
 OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
@@ -240,16 +240,20 @@ def _log(folder: Path) -> str:
 
 def _print_run(run: Run) -> None:
     asked_to_stop = " (asked to stop)" if run.cancel_requested and run.status not in OVER else ""
+    told = {
+        "How far": "" if run.status == RunStatus.DONE else _how_far(run),
+        "Error": run.error,
+        "Memory and time": planned_and_used(run),
+    }
     print_facts(
         {"Run": f"{run.id}, {run.kind}", "Status": f"{run.status}{asked_to_stop}", "Asked by": run.requested_by}
-        | {"Queued": run.created_at, "Started": run.started_at, "Finished": run.finished_at}
-        | {"Attempts": run.attempt, "How far": _how_far(run), "Error": run.error}
-        | ({"Memory and time": told} if (told := planned_and_used(run)) else {})
+        | {"Queued": run.created_at, "Started": run.started_at, "Finished": run.finished_at, "Attempts": run.attempt}
+        | {name: value for name, value in told.items() if value}
         | _flat(run.result)
     )
     if "sweep" in run.result:
         print_table(SWEEP_HEAD, sweep_rows(run.result["sweep"]))
-    for alarm in run_alarms(run):
+    for alarm in warnings_first(run_alarms(run)):
         say(f"\n{alarm.level.capitalize()}: {alarm.whole_text}")
 
 
@@ -276,9 +280,17 @@ def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool)
 
 
 def _carry_out(workspace: Workspace, number: int) -> Run:
+    """Carry the run out in this process, and show its progress."""
     prepare_to_work()
-    with RunBar() as bar:
-        return carry_out_here(workspace, number, bar)
+    try:
+        with RunBar() as bar:
+            return carry_out_here(workspace, number, bar)
+    except KeyboardInterrupt:
+        remark(
+            f"Run {number} waits in the queue, and what it saved is kept. Go on: `pairloop worker --once` (or "
+            f"`pairloop up`). Call it off: `pairloop runs {number} --cancel`."
+        )
+        raise
 
 
 def prepare_to_work() -> None:

@@ -121,7 +121,7 @@ def worker(
 
     `pairloop up` starts one by itself. Start another where there are cores to spare, or with --once after putting runs
     in the queue with --detach. Workers on several machines need a shared folder and one PostgreSQL database
-    ([store] url); SQLite must not be shared over a network.
+    (\\[store] url); SQLite must not be shared over a network.
 
     \b
     Example:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dpo_core.backup import back_up
+from dpo_core.backup import back_up, wanted_checkpoints
 from dpo_core.base_model import BaseReport, check_base
-from dpo_core.config import ModelSettings, Settings
+from dpo_core.config import ModelSettings, Settings, TrainingSettings
 from dpo_core.loop import LoopState, Step, read_loop
 from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
 from store.models import Round
 from store.reading_files import read_rows
-from store.runs import list_runs
+from store.runs import OPEN, list_runs
 from store.wording import counted
 from store.workers import live_workers
 from ui.commands.data import import_all, print_reports
@@ -66,7 +67,9 @@ def init(
     facts = check_base(base, folder)
     if prompts:
         next(read_rows(prompts), None)  # raises for a file that cannot be read, before there is a workspace
-    settings = Settings(model=ModelSettings(base=base, tuning="lora" if lora else "full"))
+    settings = Settings(
+        model=ModelSettings(base=base, tuning="lora" if lora else "full"), training=_training_for(facts)
+    )
     made = create_workspace(folder, settings)
     imported = import_all(made, [prompts], kind=None, source=None) if prompts else []
     if as_json:
@@ -74,7 +77,15 @@ def init(
         return
     say(f"Made a workspace in {made.folder}, its settings explained in pairloop.toml.\n{_model_words(facts)}")
     print_reports(imported)
-    say("Next: `pairloop sample`, then `pairloop up`" if imported else "Next: `pairloop import prompts.jsonl`")
+    steps = ["pairloop sample", "pairloop up"] if imported else ["pairloop import prompts.jsonl"]
+    steps = steps if made.folder == Path.cwd() else [f"cd {shlex.quote(str(folder))}", *steps]
+    say(f"Next: {', then '.join(f'`{step}`' for step in steps)}")
+
+
+def _training_for(facts: BaseReport) -> TrainingSettings:
+    """The defaults, with no more tokens than the model has positions for."""
+    usual = TrainingSettings()
+    return usual.model_copy(update={"max_length": min(usual.max_length, facts.context_length or usual.max_length)})
 
 
 def _model_words(facts: BaseReport) -> str:
@@ -113,6 +124,10 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
     text, command = NEXT[state.step]
     if state.step in (Step.WAIT_FOR_PAIRS, Step.WAIT_FOR_TRAINING) and not somebody_works:
         text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
+    elif state.step == Step.COMPARE and not state.pairs["open"]:
+        text, command = _more_pairs(state)
+    elif state.step == Step.START_ROUND and state.imported:
+        command += " (or pairloop train)"
     facts = {
         "checkpoint": state.checkpoint.name,
         "run": state.run.id if state.run else "",
@@ -125,6 +140,16 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
     return text.format(**facts), command.format(**facts)
 
 
+def _more_pairs(state: LoopState) -> tuple[str, str]:
+    """What is next where the round wants comparisons and no pair is left for them."""
+    if state.run is not None and state.run.status in OPEN:
+        return "{checkpoint} is writing more pairs: {done} of {target} compared.", "pairloop runs {run} --follow"
+    assert state.round is not None
+    early = " (or pairloop train --early)" if state.comparisons["done"] else ""
+    missing = state.round.target - state.comparisons["done"]
+    return "No pair is left to compare: {done} of {target} done.", f"pairloop sample --more {missing}{early}"
+
+
 def _standing(state: LoopState) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "Checkpoint": state.checkpoint.name,
@@ -134,6 +159,8 @@ def _standing(state: LoopState) -> dict[str, Any]:
         facts["Round"] = f"{state.round.number} ({state.round.status})"
     if state.round is not None and state.comparisons:
         facts |= _asked(state, state.round)
+    elif state.imported:
+        facts["To train on"] = counted(state.imported, "imported comparison")
     return facts
 
 
@@ -154,21 +181,33 @@ def _workers(workers: Any) -> str:
 
 def backup(
     target: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .zip.", show_default=False)],
-    with_checkpoints: Annotated[bool, typer.Option("--with-checkpoints", help="The weights as well.")] = False,
+    with_checkpoints: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-checkpoints/--without-checkpoints",
+            help="The weights of all checkpoints, or of none.",
+            show_default="those that the loop goes on with",
+        ),
+    ] = None,
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a workspace safely while it is in use: database, pairloop.toml and snapshots.
+    """Copy a workspace safely while it is in use: database, pairloop.toml, snapshots, and the weights to go on with.
 
+    Those are the weights of the checkpoint that writes now, and of one that is still to be decided about. Without them
+    (for large models) the copy holds all that people said, but cannot sample or train until they are put back.
     The copy is complete or not there at all. It is a workspace itself: to restore it, unpack it and work in it.
 
     \b
     Example:
-      pairloop backup ~/backups/helpful-2026-03-01.zip --with-checkpoints
+      pairloop backup ~/backups/helpful-2026-03-01.zip
     """
-    written = back_up(open_workspace(workspace), target, with_checkpoints=with_checkpoints)
+    opened = open_workspace(workspace)
+    names = wanted_checkpoints(opened, with_checkpoints=with_checkpoints)
+    written = back_up(opened, target, names)
     size = sum(path.stat().st_size for path in [written, *written.rglob("*")] if path.is_file())
     if as_json:
-        print_json({"backup": written, "bytes": size, "with_checkpoints": with_checkpoints})
-    else:
-        say(f"Wrote {written} ({size / 1e6:.1f} MB).")
+        print_json({"backup": written, "bytes": size, "checkpoints": names})
+        return
+    weights = f"with the weights of {', '.join(names)}" if names else "without any checkpoint's weights"
+    say(f"Wrote {written} ({size / 1e6:.1f} MB), {weights}.")

@@ -121,15 +121,23 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
 
 
 def target_reached(workspace: Workspace, state: LoopState) -> None:
-    """Say so when the round has what it asked for; comparing goes on as long as there are pairs."""
+    """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
     assert state.round is not None
     if state.step == Step.TRAIN:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown("**The round has what it asked for.** You can train now, or go on comparing.", width="content")
-            st.page_link(story.LOOP_PAGE, label="Train on the Loop page", icon=":material/arrow_forward:")
-    elif state.round.status in (RoundStatus.TRAINING, RoundStatus.DECIDING):
+        to_the_loop("**The round has what it asked for.** You can train now, or go on comparing.", "Train")
+    elif state.step == Step.DECIDE:
+        to_the_loop(f"**Round {state.round.number} is trained.** Next: decide.", "Decide")
+        st.caption(story.fate_words(late_ones_count(workspace)))
+    elif state.round.status == RoundStatus.TRAINING:
         fate = story.fate_words(late_ones_count(workspace))
         st.caption(f"Round {state.round.number} is training already. {fate}")
+
+
+def to_the_loop(text: str, verb: str) -> None:
+    """What can be done on the Loop page by now, and the way there."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(text, width="content")
+        st.page_link(story.LOOP_PAGE, label=f"{verb} on the Loop page", icon=":material/arrow_forward:")
 
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:

@@ -43,15 +43,15 @@ MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
 HEAD = (
     "Round",
+    "Trained on",
+    "Held-out accuracy",
+    "Decision",
     "Written by",
     "Comparisons",
     "Preferences",
     "Ties",
     "Both bad",
     "Skips",
-    "Trained on",
-    "Held-out accuracy",
-    "Decision",
 )
 
 
@@ -99,11 +99,17 @@ def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: 
         show.paragraph(words.text)
         details(state, stories)
         after_the_cut(workspace, state)
-        if state.step == Step.TRAIN:
+        if can_train(state):
             plan_of_training(workspace, state)
         show.worker_warning(workers, state.run)
         with st.container(horizontal=True, key="actions"):
             actions(workspace, state, stories)
+
+
+def can_train(state: LoopState) -> bool:
+    """Whether there is a button to train, early or on imports included."""
+    early = state.step == Step.COMPARE and state.comparisons["done"] > 0
+    return state.step == Step.TRAIN or early or (state.step == Step.START_ROUND and state.imported > 0)
 
 
 def details(state: LoopState, stories: list[RoundStory]) -> None:
@@ -150,24 +156,26 @@ def judgement(evaluation: dict[str, Any]) -> None:
 
 
 def alarms_line(entry: RoundStory) -> None:
-    """How many alarms the training gave rise to, and where they are told."""
-    words = story.alarm_words(recorded_alarms(entry.result.metrics if entry.result else {}))
-    if words:
-        st.page_link(story.RUNS_PAGE, label=words, icon=":material/warning:")
+    """How many alarms and notes the training gave rise to, and where they are told."""
+    found = recorded_alarms(entry.result.metrics if entry.result else {})
+    if found:
+        icon = "warning" if story.warnings(found) else "info"
+        st.page_link(story.RUNS_PAGE, label=story.alarm_words(found), icon=f":material/{icon}:")
 
 
-def _drawn_plan(folder: str, compared: int, _workspace: Workspace) -> MemoryPlan | None:
+def _drawn_plan(folder: str, stands: str, _workspace: Workspace) -> MemoryPlan | None:
     return plan_training(_workspace)
 
 
-_plan: Callable[[str, int, Workspace], MemoryPlan | None] = st.cache_data(
+_plan: Callable[[str, str, Workspace], MemoryPlan | None] = st.cache_data(
     _drawn_plan, ttl=PLAN_SECONDS, show_spinner=False
 )
 
 
 def plan_of_training(workspace: Workspace, state: LoopState) -> None:
     """What training would need, in a line; its parts for whoever wants them."""
-    plan = _plan(str(workspace.folder), state.comparisons["done"], workspace)
+    number = state.round.number if state.round else 0
+    plan = _plan(str(workspace.folder), f"{state.step} {number} {state.imported}", workspace)
     if plan is None:
         return
     with st.expander(plan_line(plan), icon=None if plan.fits else ":material/warning:"):
@@ -243,8 +251,9 @@ def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
 
 def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
     """A run is going: it can be watched; comparing can go on meanwhile, and is not pressed on people in vain."""
-    counts = state.step == Step.WAIT_FOR_PAIRS or late_ones_count(workspace)
-    if state.pairs.get("open"):
+    writing = state.step == Step.WAIT_FOR_PAIRS  # the Label page waits for the first pair by itself
+    counts = writing or late_ones_count(workspace)
+    if writing or state.pairs.get("open"):
         go("Compare", story.LABEL_PAGE, primary=counts)
     go("Watch the run", story.RUNS_PAGE, primary=not counts)
 
@@ -349,15 +358,15 @@ def history_row(entry: RoundStory) -> tuple[object, ...]:
     }
     return (
         entry.round.number,
+        "–" if trained is None else counted(trained, "pair"),
+        story.accuracy_line(evaluation_of(entry)),
+        decided.get(entry.round.decision or "", entry.round.status),
         entry.checkpoint.name,
         story.made_words(entry),
         said["a"] + said["b"],
         said["tie"],
         said["both_bad"],
         said["skip"],
-        "–" if trained is None else counted(trained, "pair"),
-        story.accuracy_line(evaluation_of(entry)),
-        decided.get(entry.round.decision or "", entry.round.status),
     )
 
 

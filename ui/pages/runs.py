@@ -100,7 +100,10 @@ def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
     if run.status in OPEN:
         show.run_progress(run)
     buttons(workspace, run)
-    latest_figures(run)
+    if run.status == RunStatus.DONE:
+        outcome(run)
+    else:
+        latest_figures(run)
     show.alarms(run_alarms(run))
     sweep(run)
     metrics = read_metrics(folder)
@@ -141,6 +144,11 @@ def facts(run: Run) -> list[str]:
     if run.attempt > 1:
         found.append(f"attempt {run.attempt}: resumed from what was on disk")
     return found
+
+
+def outcome(run: Run) -> None:
+    """What a run that is done came to."""
+    show.table(("What it came to", ""), list(story.result_facts(run).items()))
 
 
 def latest_figures(run: Run) -> None:
