@@ -68,7 +68,11 @@ def test_style_attributes_are_neither_rare_nor_everywhere(
 
 @pytest.mark.parametrize(
     ("attribute", "visible"),
-    [("question", lambda text: "?" in text), ("structure", lambda text: "\n" in text)],
+    [
+        ("question", lambda text: "?" in text),
+        # A second answer may have a single tip left: a list of one item has no line break.
+        ("structure", lambda text: "\n" in text or text.startswith(("- ", "1. "))),
+    ],
 )
 def test_the_text_shows_the_style(talks: list[Any], attribute: str, visible: Callable[[str], bool]) -> None:
     for talk in talks[:500]:
