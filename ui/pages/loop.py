@@ -148,9 +148,8 @@ def judgement(evaluation: dict[str, Any]) -> None:
             "The base itself rewards nothing: it counts as a coin toss, 50%.",
         )
         change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
-        after.metric(
-            "Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), f"{100 * change:+.0f} points"
-        )
+        moved = f"{100 * change:+.0f} points" if round(100 * change) else None  # no arrow where nothing moved
+        after.metric("Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), moved)
         pairs.metric("Judged on held-out pairs", evaluation["pairs"])
     show.paragraph(story.trust_words(evaluation))
 
