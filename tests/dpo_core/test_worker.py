@@ -24,7 +24,7 @@ from dpo_core.carry_out import ORPHANED
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
 from store.models import Completion, Run, RunKind, RunStatus, Worker, now
-from store.runs import MAX_CRASHES, cancel_run, get_run, queue_run, retry_run
+from store.runs import MAX_CRASHES, cancel_run, claim_run, get_run, queue_run, retry_run
 from store.workers import beat, is_gone, live_workers, own_name
 
 FAKE = Path(__file__).with_name("fake_runs.py")
@@ -339,7 +339,9 @@ def test_a_child_that_lost_its_run_ends_without_a_word(
 
 
 def test_a_child_without_its_worker_ends(workspace: Workspace) -> None:
-    number = queue(workspace)
+    number = queue(workspace, at={"1": "hang"})
+    with writing(workspace.engine) as session:
+        assert claim_run(session=session, owner="gone", lease=timedelta(seconds=300), run_id=number) is not None
     command = [sys.executable, str(FAKE), "child", "--workspace", str(workspace.folder), "--run", f"{number}"]
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
