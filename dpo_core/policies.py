@@ -7,7 +7,7 @@ in `base_model.py`. Weights are safetensors only and no model brings code of its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,13 +200,24 @@ def weights_hash(workspace: Workspace, checkpoint: Checkpoint) -> str:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no weights (*.safetensors). Copy or download the model again.")
-    parts = [[file.name, file_hash(file)] for file in files]
+    parts = [[file.name, _hash_as_of(file, *_state(file))] for file in files]
     if checkpoint.kind == "lora":
         with reading(workspace.engine) as session:
             below = full_weights_below(session=session, checkpoint=checkpoint)
         scale = file_hash(path / "adapter_config.json")
         return content_hash([weights_hash(workspace, below), parts, scale])
     return content_hash(parts)
+
+
+@lru_cache(maxsize=256)
+def _hash_as_of(file: Path, size: int, changed: int) -> str:
+    """A run asks for the same weights several times, and those of a real model take seconds to read."""
+    return file_hash(file)
+
+
+def _state(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _local_folder(path: str) -> str:
