@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from dpo_core.config import Settings
+from dpo_core.tokenization import TokenizedPair
 from dpo_core.workspace import Workspace, create_workspace
 from store.database import writing
 from tests.store.asking import add_prompt
@@ -81,3 +82,14 @@ def make_workspace(tmp_path: Path, tiny_model: Path) -> Callable[..., Workspace]
         return workspace
 
     return make
+
+
+def tokenized(pair_id: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:
+    return TokenizedPair(pair_id, "a", prompt, chosen, rejected, 0)
+
+
+PAIRS = [
+    tokenized(1, [5, 6, 7], [8, 9], [10]),
+    tokenized(2, [5], [8, 9, 11, 12, 13, 14], [10, 10]),
+    tokenized(3, [5, 6, 7, 8, 9, 10, 11], [1], [2, 3, 4]),
+]

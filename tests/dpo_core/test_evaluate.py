@@ -11,18 +11,7 @@ from hypothesis import strategies as st
 
 from dpo_core.evaluate import accuracy, judge, summarize
 from dpo_core.logps import PairLogps
-from dpo_core.tokenization import TokenizedPair
-
-
-def tokenized(pair_id: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:
-    return TokenizedPair(pair_id, "a", prompt, chosen, rejected, 0)
-
-
-PAIRS = [
-    tokenized(1, [5, 6, 7], [8, 9], [10]),
-    tokenized(2, [5], [8, 9, 11, 12, 13, 14], [10, 10]),
-    tokenized(3, [5, 6, 7, 8, 9, 10, 11], [1], [2, 3, 4]),
-]
+from tests.dpo_core.conftest import PAIRS, tokenized
 
 
 def test_a_policy_that_is_its_own_reference_is_half_right() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from sqlmodel import select
 from dpo_core import ranks, worker
 from dpo_core.carry_out import carry_out_here, thread_count
 from dpo_core.errors import RunError
-from dpo_core.loop import read_loop, start_round, start_training
+from dpo_core.loop import start_round, start_training
 from dpo_core.packaged import packaged
 from dpo_core.progress import QuietProgress, read_metrics
 from dpo_core.workspace import Workspace
-from store.annotators import get_or_add_annotator
 from store.checkpoints import list_checkpoints
-from store.comparisons import record_comparison
-from store.database import reading, writing
+from store.database import reading
 from store.models import Run, RunKind, RunStatus
-from store.pairs import next_pair
 from store.runs import get_run
+from tests.dpo_core import watching
+from tests.dpo_core.test_train import compare_all, prefer_longer
+from tests.dpo_core.watching import processes
 
 Make = Callable[..., Workspace]
 TWO = "accelerate launch --config_file pairloop:ddp --num_processes 2"
@@ -48,6 +48,7 @@ if "RANK" in os.environ:
 """
 PAIRS = 10  # to train on: every step is on all of them, however they are shared out
 STEPS = 12
+until = partial(watching.until, seconds=120)  # libraries are imported in several processes
 CONFIGS = sorted(path.stem for path in packaged("launch").glob("*.yaml"))
 
 
@@ -61,7 +62,7 @@ def make(make_workspace: Make) -> Iterator[Callable[..., tuple[Workspace, int]]]
         made.append(workspace)
         run = start_round(workspace, by="test")
         assert carry_out_here(workspace, run.id or 0).status == RunStatus.DONE
-        compare_all(workspace)
+        compare_all(workspace, prefer_longer)
         changes = {"batch_size": PAIRS // count, "num_train_epochs": STEPS, "learning_rate": 1e-3, "save_steps": 2}
         return workspace, start_training(workspace, by="test", changes=changes | {"drift_samples": 2}).id or 0
 
@@ -75,26 +76,6 @@ def make(make_workspace: Make) -> Iterator[Callable[..., tuple[Workspace, int]]]
             process.kill()
 
 
-def compare_all(workspace: Workspace) -> None:
-    with writing(workspace.engine) as session:
-        current = read_loop(session=session).round
-        ann = get_or_add_annotator(session=session, name="ann").id
-        assert current is not None and current.id is not None and ann is not None
-        while (shown := next_pair(session=session, round_id=current.id, annotator_id=ann)) is not None:
-            longer = "left" if (len(shown.left), shown.left) > (len(shown.right), shown.right) else "right"
-            record_comparison(session=session, pair_id=shown.pair_id, annotator_id=ann, choice=longer)
-
-
-def processes(workspace: Workspace) -> list[psutil.Process]:
-    """Workers, launchers and ranks of this workspace, told by their command lines."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return [
-        process
-        for process in found
-        if str(workspace.folder) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
-
-
 def ranks_of(workspace: Workspace) -> list[psutil.Process]:
     """The training processes, which the launcher started: the first is the leader."""
     found = []
@@ -103,14 +84,6 @@ def ranks_of(workspace: Workspace) -> list[psutil.Process]:
         if place is not None:
             found.append((place, process))
     return [process for _, process in sorted(found)]
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.03)
-    return value
 
 
 def work_off(workspace: Workspace) -> None:

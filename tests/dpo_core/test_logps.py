@@ -20,21 +20,14 @@ from store.checkpoints import base_checkpoint
 from store.database import reading, writing
 from store.models import RunKind
 from store.runs import claim_run, queue_run
+from tests.dpo_core import conftest
+from tests.dpo_core.conftest import tokenized
 
 Make = Callable[..., Workspace]
 TRAINING = TrainingSettings()
 
 
-def tokenized(pair_id: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:
-    return TokenizedPair(pair_id, "a", prompt, chosen, rejected, 0)
-
-
-PAIRS = [
-    tokenized(1, [5, 6, 7], [8, 9], [10]),
-    tokenized(2, [5], [8, 9, 11, 12, 13, 14], [10, 10]),
-    tokenized(3, [5, 6, 7, 8, 9, 10, 11], [1], [2, 3, 4]),
-    tokenized(4, [7, 6], [9, 9, 9], [9, 9, 4]),
-]
+PAIRS = [*conftest.PAIRS, tokenized(4, [7, 6], [9, 9, 9], [9, 9, 4])]
 
 
 def plain_logp(model: torch.nn.Module, prompt: list[int], completion: list[int]) -> float:

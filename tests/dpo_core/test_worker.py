@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -26,6 +25,7 @@ from store.database import reading, writing
 from store.models import Completion, Run, RunKind, RunStatus, Worker, now
 from store.runs import MAX_CRASHES, cancel_run, claim_run, get_run, queue_run, retry_run
 from store.workers import beat, is_gone, live_workers, own_name
+from tests.dpo_core.watching import processes, until
 
 FAKE = Path(__file__).with_name("fake_runs.py")
 LONG = {"steps": 40, "seconds": 0.1}
@@ -71,24 +71,6 @@ def start_worker(workspace: Workspace, tmp_path: Path) -> Iterator[Callable[[], 
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
         process.wait(20)
-
-
-def processes(workspace: Workspace) -> list[psutil.Process]:
-    """Workers and children of this workspace, told by their command lines."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return [
-        process
-        for process in found
-        if str(workspace.folder) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.03)
-    return value
 
 
 def queue(workspace: Workspace, **settings: Any) -> int:
