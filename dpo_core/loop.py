@@ -37,7 +37,7 @@ from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind,
 from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
-from store.runs import cancel_run, get_run, last_run, queue_run, retry_run
+from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.snapshots import cut_snapshot, read_snapshot
 
 log = logging.getLogger("pairloop")
@@ -76,6 +76,11 @@ class LoopState:
     imported: int = 0
     late: int = 0
     naming_makers: int = 0
+
+    @property
+    def open_run(self) -> Run | None:
+        """The run waited for, while it is still to end."""
+        return self.run if self.run is not None and self.run.status in OPEN else None
 
 
 @dataclass(frozen=True)

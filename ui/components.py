@@ -9,6 +9,7 @@ import streamlit as st
 
 from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
+from store.runs import OPEN
 from ui.model_text import plain_markdown, render_model_text, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
 from ui.story import duration, warnings_first
@@ -110,7 +111,7 @@ def paragraph(text: str) -> None:
 
 def worker_warning(workers: Sequence[Worker], run: Run | None) -> None:
     """Say so where a run waits and nobody is there to carry it out."""
-    if run is not None and run.status in (RunStatus.QUEUED, RunStatus.RUNNING) and not workers:
+    if run is not None and run.status in OPEN and not workers:
         st.warning(
             "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself.",
             icon=":material/hourglass_empty:",

@@ -91,7 +91,7 @@ def _what_is_there(state: LoopState) -> str:
 
 
 def _no_pair_left(state: LoopState) -> Words:
-    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+    if state.open_run is not None:
         return Words("More pairs are being written", "The next one appears here by itself.")
     if state.pairs.get("open"):
         return Words(

@@ -46,6 +46,7 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
     "client.showErrorDetails": "none",
     "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
+    "runner.fastReruns": False,  # with it a press is lost where another follows before its callback has begun
     "runner.magicEnabled": False,
     "runner.postScriptGC": False,  # a full collection after every press more than doubles the time to the next pair
     "server.fileWatcherType": "none",

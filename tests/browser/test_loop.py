@@ -54,3 +54,25 @@ def test_one_button_leads_from_the_decision_to_the_next_round(page: Page, compar
     page.get_by_role("button", name="Promote round-1 and start round 2").click()
     expect(page.get_by_role("heading", name="Round 2: round-1 is writing pairs")).to_be_visible()
     expect(page.get_by_text("promoted round-1")).to_be_visible()
+
+
+# Presses the button as soon as it is there, with the rest of the page still on its way, and leaves a moment later.
+PRESS_AND_LEAVE = """([name, page]) => {
+    const named = (kind, text) => [...document.querySelectorAll(kind)].find(found => found.innerText.includes(text));
+    const look = new MutationObserver(() => {
+        if (!named("button", name)) return;
+        look.disconnect();
+        named("button", name).click();
+        setTimeout(() => named("a", page).click(), 0);
+    });
+    look.observe(document.body, {childList: true, subtree: true});
+}"""
+
+
+def test_a_press_is_kept_when_the_page_is_left_at_once(page: Page, comparing: Round) -> None:
+    seeding.compare(comparing.workspace, "me", [Choice.LEFT] * 4)
+    page.goto(f"{comparing.url}/runs")
+    expect(page.get_by_role("heading", name="Write pairs · run 1")).to_be_visible()
+    page.evaluate(PRESS_AND_LEAVE, ["Train early", "Runs"])
+    page.get_by_role("link", name="Loop").click()
+    expect(page.get_by_role("heading", name="Train · run 2")).to_be_visible()

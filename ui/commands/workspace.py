@@ -16,7 +16,7 @@ from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
 from store.models import Round
 from store.reading_files import read_rows
-from store.runs import OPEN, list_runs
+from store.runs import list_runs
 from store.wording import counted
 from store.workers import live_workers
 from ui.commands.data import import_all, print_reports
@@ -142,7 +142,7 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
 
 def _more_pairs(state: LoopState) -> tuple[str, str]:
     """What is next where the round wants comparisons and no pair is left for them."""
-    if state.run is not None and state.run.status in OPEN:
+    if state.open_run is not None:
         return "{checkpoint} is writing more pairs: {done} of {target} compared.", "pairloop runs {run} --follow"
     assert state.round is not None
     early = " (or pairloop train --early)" if state.comparisons["done"] else ""

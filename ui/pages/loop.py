@@ -31,7 +31,7 @@ from dpo_core.memory_plan import MemoryPlan
 from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
-from store.models import Decision, RunStatus, Worker
+from store.models import Decision, Worker
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
@@ -56,23 +56,19 @@ HEAD = (
 
 
 def main() -> None:
-    """Draw the page; while something goes on, draw it anew every two seconds."""
+    """Draw the page; while something goes on, look every few seconds whether it is still as drawn."""
     workspace = current_workspace()
     show.page_head("Loop")
     show_messages()
-    step = read(workspace)[0].step
-
-    seconds = refresh_seconds(workspace)
-
-    def live() -> None:
-        with errors_in_words():
-            state, workers, stories = read(workspace)
-            if state.step != step:
-                st.rerun()
-            now(workspace, state, workers, stories)
-            history(stories)
-
-    st.fragment(live, run_every=seconds)()
+    state, _, stories = read(workspace)
+    with st.container(border=True, key="now"):
+        follow(workspace, state)
+        if can_train(state):
+            plan_of_training(workspace, state)
+        # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
+        with st.container(horizontal=True, key="actions"):
+            actions(workspace, state, stories)
+    history(stories)
 
 
 def read(workspace: Workspace) -> tuple[LoopState, list[Worker], list[RoundStory]]:
@@ -81,29 +77,42 @@ def read(workspace: Workspace) -> tuple[LoopState, list[Worker], list[RoundStory
         return read_loop(session=session), live_workers(session=session), round_stories(session=session)
 
 
-def refresh_seconds(workspace: Workspace) -> float | None:
+def follow(workspace: Workspace, drawn: LoopState) -> None:
+    """The open round as it is by now. Draws the whole page anew where what can be done has changed."""
+
+    def live() -> None:
+        with errors_in_words():
+            state, workers, stories = read(workspace)
+            if what_can_be_done(state) != what_can_be_done(drawn):
+                st.rerun()
+            now(workspace, state, workers, stories)
+
+    st.fragment(live, run_every=refresh_seconds(drawn))()
+
+
+def what_can_be_done(state: LoopState) -> tuple[object, ...]:
+    """All of a round that the buttons and the table of rounds depend on."""
+    number = state.round.number if state.round else 0
+    return number, state.step, state.open_run is None, state.comparisons, state.pairs, state.imported
+
+
+def refresh_seconds(state: LoopState) -> float | None:
     """How often to look again: never, where only the person on this page can change anything."""
-    state = read(workspace)[0]
-    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
+    if state.open_run is not None:
         return 2
     return 5 if state.step == Step.COMPARE else None
 
 
 def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: list[RoundStory]) -> None:
-    """The open round, and what to do next."""
+    """The open round, and how far it is."""
     words = story.headline(state)
-    with st.container(border=True, key="now"):
-        if story.stage_of(state) >= 0:
-            show.steps(story.STAGES, story.stage_of(state))
-        st.subheader(words.title, anchor=False)
-        show.paragraph(words.text)
-        details(state, stories)
-        after_the_cut(workspace, state)
-        if can_train(state):
-            plan_of_training(workspace, state)
-        show.worker_warning(workers, state.run)
-        with st.container(horizontal=True, key="actions"):
-            actions(workspace, state, stories)
+    if story.stage_of(state) >= 0:
+        show.steps(story.STAGES, story.stage_of(state))
+    st.subheader(words.title, anchor=False)
+    show.paragraph(words.text)
+    details(state, stories)
+    after_the_cut(workspace, state)
+    show.worker_warning(workers, state.run)
 
 
 def can_train(state: LoopState) -> bool:
@@ -116,8 +125,8 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
     """Progress, verdict or error, as the step asks for."""
     if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None and not state.imported:
         show.meter(state.comparisons["done"], state.round.target)
-    if state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING):
-        show.run_progress(state.run)
+    if state.open_run is not None:
+        show.run_progress(state.open_run)
     if state.run is not None and state.step == Step.MEND_RUN:
         st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
     if state.step == Step.DECIDE:
@@ -259,10 +268,9 @@ def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[Round
 
 def compare_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
     """Compare; train early or ask for more pairs."""
-    sampling = state.run is not None and state.run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
     if state.pairs["open"]:
         go("Compare", story.LABEL_PAGE, primary=True)
-    if not sampling:
+    if state.open_run is None:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:
         train_button(

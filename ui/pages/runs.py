@@ -12,7 +12,7 @@ from dpo_core.progress import read_metrics
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Run, RunStatus, Worker
-from store.runs import get_run, list_runs
+from store.runs import OPEN, get_run, list_runs
 from store.workers import live_workers
 from ui import components as show
 from ui import story
@@ -20,7 +20,6 @@ from ui.charts import sweep_chart, training_charts, training_phases
 from ui.plan import planned_and_used
 from ui.state import act, current_workspace, errors_in_words, log_tail, my_name, show_messages
 
-OPEN = (RunStatus.QUEUED, RunStatus.RUNNING)
 SIGNS = {
     RunStatus.QUEUED: "waiting",
     RunStatus.RUNNING: "running",
@@ -73,33 +72,36 @@ def choose_run(runs: list[Run]) -> Run:
 def watch(workspace: Workspace, run: Run) -> None:
     """One run; drawn anew every two seconds until it is over."""
     assert run.id is not None
-    number, status = run.id, run.status
-
-    seconds = 2 if status in OPEN else None
+    number, drawn = run.id, what_can_be_done(run)
+    st.subheader(f"{KINDS.get(run.kind, run.kind)} · run {run.id}", anchor=False)
+    buttons(workspace, run)
 
     def live() -> None:
         with errors_in_words():
             with reading(workspace.engine) as session:
                 fresh, workers = get_run(session=session, run_id=number), live_workers(session=session)
-            if fresh.status != status:
+            if what_can_be_done(fresh) != drawn:
                 st.rerun()
             report(workspace, fresh, workers)
 
-    st.fragment(live, run_every=seconds)()
+    st.fragment(live, run_every=2 if run.status in OPEN else None)()
+
+
+def what_can_be_done(run: Run) -> tuple[object, ...]:
+    """All of a run that its buttons depend on. They stay out of the part drawn anew by itself, as on the Loop page."""
+    return run.status, run.cancel_requested, run.attempt
 
 
 def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
     """All there is to say about a run."""
     assert run.id is not None
     folder = workspace.run_folder(run.id)
-    st.subheader(f"{KINDS.get(run.kind, run.kind)} · run {run.id}", anchor=False)
     st.caption(" · ".join(facts(run)))
     show.worker_warning(workers, run)
     if run.status == RunStatus.FAILED:
         st.error(run.error or "It failed without saying why; its log may tell.", icon=":material/error:")
     if run.status in OPEN:
         show.run_progress(run)
-    buttons(workspace, run)
     if run.status == RunStatus.DONE:
         outcome(run)
     else:
