@@ -88,6 +88,11 @@ class TrainingSettings(Section):
     num_train_epochs: float = Field(1, gt=0, description="Passes over the training pairs.")
     batch_size: int = Field(8, ge=1, description="Pairs in one optimizer step, per process.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Batches added up before each step.")
+    pass_tokens: int = Field(
+        4096,
+        ge=1,
+        description="Tokens computed at once: a batch of more takes several passes, for less memory.",
+    )
     max_length: int = Field(1024, ge=8, description="Prompt and completion together, in tokens; the rest is cut.")
     loss_type: list[Loss] = Field(
         ["sigmoid"], min_length=1, description='Losses of TRL\'s DPOConfig, added up: "sigmoid", "sft", "ipo", ...'

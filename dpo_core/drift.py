@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from statistics import fmean
-from typing import Any
 
 from dpo_core.config import SamplingSettings
 from dpo_core.intervals import mean_interval
@@ -80,37 +79,33 @@ def prompts_to_answer(held_out: Sequence[PreferencePair], train: Sequence[Prefer
     return list(unique.values())
 
 
-def compare_answers(
+Asked = list[tuple[list[Message], NewCompletion | None]]  # None where it stayed empty however often it was drawn
+
+
+def compare_answers(before: Asked, after: Asked) -> Answers:
+    """What two checkpoints answered to the same prompts, where both did."""
+    both = [(asked, old, new) for (asked, old), (_, new) in zip(before, after, strict=True) if old and new]
+    return Answers([asked for asked, _, _ in both], [old for _, old, _ in both], [new for _, _, new in both])
+
+
+def answer_prompts(
     workspace: Workspace,
+    checkpoint: Checkpoint,
     *,
-    before: Checkpoint,
-    after: Checkpoint,
     prompts: Sequence[list[Message]],
     count: int,
     sampling: SamplingSettings,
     progress: RunProgress,
-) -> Answers:
-    """Have both checkpoints answer the first `count` prompts that leave room. Raises RunCancelled, LostRunError."""
+) -> Asked:
+    """One answer to each of the first `count` prompts that leave room. Raises RunCancelled, LostRunError."""
     count = min(count, len(prompts))
     if not count:
-        return Answers([], [], [])
-    written: list[list[tuple[list[Message], NewCompletion | None]]] = []
-    for place, checkpoint in enumerate((before, after)):
-        report = partial(progress.report, PHASE, place * count, 2 * count)
-        report()
-        written.append(_answer(load_writer(workspace, checkpoint), prompts, count, sampling, report))
-    progress.report(PHASE, 2 * count, 2 * count)
-    both = [(asked, old, new) for (asked, old), (_, new) in zip(*written, strict=True) if old and new]
-    return Answers([asked for asked, _, _ in both], [old for _, old, _ in both], [new for _, _, new in both])
-
-
-def _answer(
-    writer: tuple[Any, Any], prompts: Sequence[list[Message]], count: int, sampling: SamplingSettings, on_step: Any
-) -> list[tuple[list[Message], NewCompletion | None]]:
-    """One answer to each prompt; None where it stayed empty however often it was drawn."""
-    model, tokenizer = writer
+        return []
+    report = partial(progress.report, f"{PHASE} of {checkpoint.name}", 0, count)
+    report()
+    model, tokenizer = load_writer(workspace, checkpoint)
     room = prompt_room(model, sampling)
     fitting = (asked for asked in prompts if room is None or len(encode_prompt(tokenizer, asked)) <= room)
     asked = list(islice(fitting, count))
-    answers = sample_completions(model, tokenizer, asked, sampling, per_prompt=1, seed=sampling.seed, on_step=on_step)
+    answers = sample_completions(model, tokenizer, asked, sampling, per_prompt=1, seed=sampling.seed, on_step=report)
     return [(messages, found[0] if found else None) for messages, found in zip(asked, answers, strict=True)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from dpo_core.config import TrainingSettings
+from dpo_core.passes import token_passes
 from dpo_core.policies import load_policy, weights_hash
 from dpo_core.prefix_sharing import share_or_warn, unique_tokens
 from dpo_core.progress import RunProgress
@@ -99,31 +100,13 @@ def pair_logps(
     model.eval()
     collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     results: dict[int, PairLogps] = {}
-    for batch in _batches(pairs, batch_tokens):
+    for batch in token_passes([_tokens(pair) for pair in pairs], batch_tokens):
         chosen, rejected = _batch_logps(model, collator([pairs[index].row for index in batch]), bf16)
         found = {i: PairLogps(c, r) for i, c, r in zip(batch, chosen, rejected, strict=True)}
         results |= found
         if on_batch is not None:
             on_batch(found)
     return [results[index] for index in range(len(pairs))]
-
-
-def _batches(pairs: Sequence[TokenizedPair], batch_tokens: int) -> Iterator[list[int]]:
-    """Places in `pairs`, shortest pairs first, in batches of at most so many tokens.
-
-    What is left of the list after any number of whole batches is cut in the same places: a pass that was interrupted
-    and goes on comes to the same sums, bit for bit.
-    """
-    batch: list[int] = []
-    held = 0
-    for index in sorted(range(len(pairs)), key=lambda place: _tokens(pairs[place])):
-        if batch and held + _tokens(pairs[index]) > batch_tokens:
-            yield batch
-            batch, held = [], 0
-        batch.append(index)
-        held += _tokens(pairs[index])
-    if batch:
-        yield batch
 
 
 def _tokens(pair: TokenizedPair) -> int:

@@ -17,8 +17,9 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +30,7 @@ from sqlmodel import Session
 
 from dpo_core import ranks
 from dpo_core.alarms import TrainingWatch, alarms_after, diverged
-from dpo_core.drift import Answers, compare_answers, divergence, prompts_to_answer
+from dpo_core.drift import Answers, Asked, answer_prompts, compare_answers, divergence, prompts_to_answer
 from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
@@ -50,7 +51,7 @@ from dpo_core.training_plan import Plan, alarms_in, make_plan
 from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint
 from store.database import writing
-from store.models import Round, RoundStatus, Run
+from store.models import Checkpoint, Round, RoundStatus, Run
 from store.runs import check_run_held, finish_run
 
 log = logging.getLogger("pairloop")
@@ -77,7 +78,8 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
         _take_part(workspace, plan, progress)
         return
     reference = _reference(workspace, plan, progress)
-    found = [_train_point(workspace, point, reference, progress) for point in plan.points]
+    parent_answers = cache(partial(_answers, workspace, plan, plan.parent, progress))  # once for all points of a sweep
+    found = [_train_point(workspace, point, reference, parent_answers, progress) for point in plan.points]
     with writing(workspace.engine) as session:
         _finish(session, run, found, progress)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
@@ -96,7 +98,11 @@ def _mark(plan: Plan, progress: RunProgress) -> Path:
 
 
 def _train_point(
-    workspace: Workspace, plan: Plan, reference: dict[str, list[PairLogps]], progress: RunProgress
+    workspace: Workspace,
+    plan: Plan,
+    reference: dict[str, list[PairLogps]],
+    parent_answers: Callable[[], Asked],
+    progress: RunProgress,
 ) -> Trained:
     """Train, write and judge one checkpoint: the only one, or one of a sweep's."""
     started = time.monotonic()
@@ -104,7 +110,7 @@ def _train_point(
     figures = _train(workspace, plan, reference["train"], progress)
     _free_memory()
     judged = _judge(workspace, plan, reference, progress)
-    answers = _answers(workspace, plan, progress)
+    answers = compare_answers(parent_answers(), _answers(workspace, plan, plan.trained, progress))
     progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
     metrics = {
@@ -161,6 +167,7 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         on_log=hear,
         peft_config=_adapter(plan),
         prefix_sharing=plan.training.prefix_sharing,
+        pass_tokens=plan.training.pass_tokens,
     )
     outcome = _run_trainer(trainer, resumed, progress)
     figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
@@ -288,12 +295,11 @@ def _judge(
     }
 
 
-def _answers(workspace: Workspace, plan: Plan, progress: RunProgress) -> Answers:
-    """What the parent and the checkpoint answer to the same prompts."""
-    return compare_answers(
+def _answers(workspace: Workspace, plan: Plan, checkpoint: Checkpoint, progress: RunProgress) -> Asked:
+    """What a checkpoint answers to the prompts that parent and checkpoint are compared on."""
+    return answer_prompts(
         workspace,
-        before=plan.parent,
-        after=plan.trained,
+        checkpoint,
         prompts=prompts_to_answer(plan.found["test"], plan.found["train"]),
         count=plan.training.drift_samples,
         sampling=plan.sampling,
@@ -321,7 +327,7 @@ def _finish(session: Session, run: Run, found: Sequence[Trained], progress: RunP
         current.result_checkpoint_id = ids[best]
         current.status = RoundStatus.DECIDING
         session.add(current)
-    result = found[best].metrics | alarms
+    result = found[best].metrics | alarms | {"checkpoint": found[best].plan.name}
     if len(found) > 1:
         result["sweep"] = [
             {"checkpoint": trained.plan.name, "point": trained.plan.point} | trained.metrics for trained in found

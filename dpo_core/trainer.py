@@ -28,17 +28,23 @@ from dpo_core.config import TrainingSettings
 from dpo_core.errors import DivergedError
 from dpo_core.logps import PairLogps
 from dpo_core.losses import expected_correction, unbiased_correction
+from dpo_core.passes import Batch, pair_lengths, take_pairs, token_passes
 from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
 
 CONFIDENCE = "confidence"  # a row's: the probability that its label is right
+WHOLE = {"aot", "aot_unpaired", "sft"}  # losses of a batch that are not the mean of its pairs' losses
 CORRECTIONS = {"sigmoid": expected_correction, "robust": unbiased_correction}  # of the losses that know confidence
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
 OnLog = Callable[[int, int, dict[str, float]], None]
 
 
 class PairTrainer(DPOTrainer):  # type: ignore[misc]
-    """trl.DPOTrainer for prepared pairs. `on_log(step, total, metrics)` hears every step; raising there ends it."""
+    """trl.DPOTrainer for prepared pairs. `on_log(step, total, metrics)` hears every step; raising there ends it.
+
+    `pass_tokens`: a batch of more tokens goes through the model in several passes, whose gradients add up to the
+    batch's. The order of the pairs, and which of them make up a step, are TRL's.
+    """
 
     _signature_columns: list[str]
 
@@ -52,8 +58,11 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         on_log: OnLog,
         peft_config: Any = None,
         prefix_sharing: bool = True,
+        pass_tokens: int | None = None,
     ) -> None:
         self._on_log = on_log
+        self._pass_tokens = pass_tokens
+        self._share = 1.0  # of the batch's pairs, that are in this pass
         super().__init__(
             model=model,
             args=args,
@@ -94,6 +103,34 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
                 loss = loss + weight * CORRECTIONS[name](logits, confidence).mean()
         return loss
 
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """TRL's step; of a batch with many tokens, one pass after the other."""
+        passes = self._passes(inputs)
+        if len(passes) == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        pairs = sum(map(len, passes))
+        loss = torch.zeros((), device=self.args.device)
+        with merged_metrics(self._metrics["train"]) as weights:
+            for places in passes:
+                part = take_pairs(inputs, places)
+                weights.append(metric_weights(part))
+                self._share = len(places) / pairs
+                loss += super().training_step(model, part, num_items_in_batch)
+        self._share = 1.0
+        return loss
+
+    def _passes(self, inputs: Batch) -> list[list[int]]:
+        """The batch's pairs, grouped. Between several processes, whose passes have to keep step, as one group."""
+        lengths = pair_lengths(inputs)
+        if self._pass_tokens is None or ranks.count() > 1 or WHOLE & set(self.loss_types):
+            return [list(range(len(lengths)))]
+        return token_passes(lengths, self._pass_tokens)
+
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **rest: Any) -> Any:
+        """TRL's loss, as large as this pass's share of the batch."""
+        loss = super().compute_loss(model, inputs, return_outputs, **rest)
+        return loss if self._share == 1 else self._share * loss
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL would write a card for the hub beside each checkpoint; lineage is in pairloop.json and the database."""
 
@@ -131,6 +168,32 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
         if CONFIDENCE in examples[0]:
             batch[CONFIDENCE] = torch.tensor([example[CONFIDENCE] for example in examples])
         return batch
+
+
+def metric_weights(batch: Batch) -> dict[str, float]:
+    """What TRL's metrics are means over, in a batch: tokens for these, pairs (under "") for all others."""
+    chosen, rejected = (int(mask.sum()) for mask in batch["completion_mask"].chunk(2))
+    return {
+        "": len(batch["input_ids"]) / 2,
+        "entropy": chosen + rejected,
+        "logits/chosen": chosen,
+        "logits/rejected": rejected,
+        "mean_token_accuracy": chosen,
+    }
+
+
+@contextmanager
+def merged_metrics(metrics: dict[str, list[float]]) -> Iterator[list[dict[str, float]]]:
+    """Make one entry of what several passes add to `metrics`, weighted by what the block puts into the list."""
+    before = {name: len(values) for name, values in metrics.items()}
+    weights: list[dict[str, float]] = []
+    yield weights
+    for name, values in metrics.items():
+        added = values[before.get(name, 0) :]
+        if len(added) == len(weights):  # what is a running count has one entry only
+            shares = [each.get(name, each[""]) for each in weights]
+            mean = sum(share * value for share, value in zip(shares, added, strict=True)) / sum(shares)
+            values[before.get(name, 0) :] = [mean]
 
 
 @contextmanager

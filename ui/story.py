@@ -11,7 +11,7 @@ from typing import Any
 
 from dpo_core.alarms import Alarm
 from dpo_core.loop import LoopState, RoundStory, Step
-from dpo_core.sweep import best_point, point_words
+from dpo_core.sweep import point_words
 from store.models import Run, RunKind, RunStatus
 from store.wording import counted
 
@@ -244,18 +244,12 @@ def _trained(run: Run) -> dict[str, str]:
     found = run.result
     kl, lengths = found.get("kl") or {}, found.get("lengths") or {}
     return {
-        "Checkpoint": _made(run),
+        "Checkpoint": str(found.get("checkpoint") or run.settings["name"]),
         "Pairs trained on": f"{(found.get('train') or {}).get('pairs', 0):,}",
         **_judged_facts(found.get("eval") or {}),
         "KL to its parent": f"{kl['nats']:.1f} nats an answer" if kl else "–",
         "Tokens an answer": f"{lengths['before']:.0f} → {lengths['after']:.0f}" if lengths else "–",
     }
-
-
-def _made(run: Run) -> str:
-    """The new checkpoint's name; of a sweep, the one that did best."""
-    points = run.result.get("sweep")
-    return str(points[best_point(points)]["checkpoint"] if points else run.settings["name"])
 
 
 def _judged(run: Run) -> dict[str, str]:

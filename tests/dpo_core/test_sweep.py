@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -94,7 +95,11 @@ def test_each_point_is_what_it_would_be_alone_and_the_reference_is_passed_once(
     monkeypatch.setattr(
         logps, "pair_logps", lambda m, t, pairs, **o: asked.append(len(pairs)) or real(m, t, pairs, **o)
     )
-    finished = swept(workspace, sweep=SWEEP)
+    phases: list[str] = []
+    finished = swept(workspace, lambda progress: phases.append(progress["phase"]), sweep=SWEEP)
+    assert [phase for phase, _ in groupby(phases) if phase.startswith("write samples")] == [
+        f"write samples of {name}" for name in ("base", "round-1-beta-0.05", "round-1-beta-1.0")
+    ]
     one, other = weights(workspace, "round-1-beta-0.05"), weights(workspace, "round-1-beta-1.0")
     expected = weights(alone)
     assert all(torch.equal(other[name], expected[name]) for name in expected)
@@ -105,8 +110,8 @@ def test_each_point_is_what_it_would_be_alone_and_the_reference_is_passed_once(
     assert asked[1::3] == [held_out, held_out]
     assert len(asked) == 7 and max(asked[2:]) <= finished.result["kl"]["samples"]
     assert [entry["point"] for entry in finished.result["sweep"]] == [{"beta": 0.05}, {"beta": 1.0}]
-    phases = {entry["phase"] for entry in read_metrics(workspace.run_folder(finished.id or 0)) if "loss" in entry}
-    assert phases == {"train beta 0.05", "train beta 1.0"}
+    trained = {entry["phase"] for entry in read_metrics(workspace.run_folder(finished.id or 0)) if "loss" in entry}
+    assert trained == {"train beta 0.05", "train beta 1.0"}
 
 
 def test_one_of_the_checkpoints_goes_on_and_another_may_be_picked(make_workspace: Make) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOTrainer
 
+from dpo_core import trainer
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
 from dpo_core.logps import pair_logps
@@ -57,7 +58,14 @@ def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def pair_trainer(folder: Path, out: Path, settings: TrainingSettings, seen: list[dict[str, float]], tuning: str) -> Any:
+def pair_trainer(
+    folder: Path,
+    out: Path,
+    settings: TrainingSettings,
+    seen: list[dict[str, float]],
+    tuning: str,
+    pass_tokens: int | None = None,
+) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = tokenize_pairs(PAIRS, tokenizer, max_length=settings.max_length)
     reference = pair_logps(load(folder), tokenizer, tokens, batch_tokens=150)
@@ -68,6 +76,8 @@ def pair_trainer(folder: Path, out: Path, settings: TrainingSettings, seen: list
         training_rows(tokens, reference),
         on_log=lambda step, total, metrics: seen.append(metrics),
         peft_config=adapter(tuning),
+        prefix_sharing=settings.prefix_sharing,
+        pass_tokens=pass_tokens,
     )
 
 
@@ -96,6 +106,57 @@ def test_losses_metrics_and_weights_are_those_of_trl(
     pairs = zip(ours.model.named_parameters(), theirs.model.named_parameters(), strict=True)
     for (name, mine_weight), (_, other_weight) in pairs:
         assert torch.allclose(mine_weight, other_weight, atol=1e-4), name
+
+
+class Gradients(TrainerCallback):
+    """Every parameter's gradient, at each step."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.heard.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+
+
+@pytest.mark.parametrize("prefix_sharing", [True, False])
+@pytest.mark.parametrize("loss_type", [["sigmoid"], ["ipo"], ["sigmoid", "sft"], ["aot"]])
+def test_passes_come_to_what_a_whole_batch_does(
+    tiny_model: Path, tmp_path: Path, loss_type: list[str], prefix_sharing: bool
+) -> None:
+    settings = SETTINGS.model_copy(update={"loss_type": loss_type, "prefix_sharing": prefix_sharing, "batch_size": 8})
+    seen: dict[int, list[dict[str, float]]] = {}
+    heard: dict[int, list[dict[str, torch.Tensor]]] = {}
+    for budget in (10_000, 45, 1):
+        seen[budget], gradients = [], Gradients()
+        trained = pair_trainer(tiny_model, tmp_path / str(budget), settings, seen[budget], "full", budget)
+        trained.add_callback(gradients)
+        trained.train()
+        heard[budget] = gradients.heard
+    for budget in (45, 1):
+        for whole, parts in zip(seen[10_000], seen[budget], strict=True):
+            assert parts.keys() >= {
+                "loss",
+                "grad_norm",
+                "entropy",
+                "logits/chosen",
+                "mean_token_accuracy",
+                "num_tokens",
+            }
+            if abs(whole["rewards/margins"]) < 1e-4:  # nothing has moved yet: all rewards are 0 but for rounding
+                whole["rewards/accuracies"] = parts["rewards/accuracies"]
+            for name in {name for name in whole if "per_second" not in name and "runtime" not in name}:
+                assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-4), name
+        for name, gradient in heard[budget][0].items():
+            assert torch.allclose(gradient, heard[10_000][0][name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_budget_splits_a_batch(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    taken = trainer.take_pairs
+    monkeypatch.setattr(trainer, "take_pairs", lambda batch, places: sizes.append(len(places)) or taken(batch, places))
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1})
+    pair_trainer(tiny_model, tmp_path, settings, [], "full", 1).train()
+    assert sizes == [1] * 8
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

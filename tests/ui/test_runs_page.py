@@ -134,8 +134,8 @@ def test_what_a_run_came_to_in_words() -> None:
     assert facts["Held-out accuracy"] == "50% → 80% (49% to 94%)"
     assert (facts["KL to its parent"], facts["Tokens an answer"]) == ("4.2 nats an answer", "31 → 40")
     worse = figures | {"eval": judged | {"accuracy_after": 0.6}}
-    points = [{"checkpoint": name} | each for name, each in (("round-1-a", worse), ("round-1-b", figures))]
-    assert result_facts(done("train", figures | {"sweep": points}))["Checkpoint"] == "round-1-b"
+    assert facts["Checkpoint"] == "round-1"
+    assert result_facts(done("train", worse | {"checkpoint": "round-1-beta-0.1"}))["Checkpoint"] == "round-1-beta-0.1"
     assert result_facts(done("evaluate", judged)) == {
         "Checkpoint": "round-1",
         "Held-out accuracy": "50% → 80% (49% to 94%)",
