@@ -115,7 +115,9 @@ class TrainingSettings(Section):
     gradient_checkpointing: Literal["auto"] | bool = Field(
         "auto", description='Less memory for more time. "auto": only where the run would not fit without.'
     )
-    bf16: bool = Field(False, description="Compute in bfloat16 (the weights stay float32).")
+    bf16: Literal["auto"] | bool = Field(
+        "auto", description='Compute in bfloat16 (weights stay float32). "auto": where it is faster and agrees.'
+    )
     comparisons: Literal["all", "round"] = Field(
         "all", description='Train on "all" comparisons so far (imports too), or on the "round" alone.'
     )
@@ -127,6 +129,11 @@ class TrainingSettings(Section):
         16, ge=0, description="Prompts answered by parent and checkpoint, to tell whether lengths drift; 0: none."
     )
     seed: int = Field(0, ge=0, description="Order of the pairs and every other draw.")
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether to compute in bfloat16; not while that is undecided."""
+        return self.bf16 is True
 
     @model_validator(mode="after")
     def smoothing_is_used(self) -> TrainingSettings:

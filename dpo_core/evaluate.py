@@ -134,6 +134,8 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
         base = base_checkpoint(session=session)
         snapshot = get_snapshot(session=session, name=run.settings["snapshot"])
         held_out = snapshot_pairs(session=session, snapshot=snapshot, folder=workspace.folder, split="test")
+    if training.bf16 == "auto":  # as it was decided when the checkpoint was trained
+        training = training.model_copy(update={"bf16": checkpoint.settings.get("training", {}).get("bf16") is True})
     if not held_out:
         raise RunError("This snapshot has no pair on a held-out prompt, so there is nothing to judge on.")
     tokenizer = load_tokenizer(workspace.checkpoint_path(checkpoint))

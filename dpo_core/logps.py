@@ -56,7 +56,7 @@ def checkpoint_logps(
     progress: RunProgress,
 ) -> list[PairLogps]:
     """What a checkpoint thinks of the pairs, in the precision it is trained in; only what is new is computed."""
-    memory = _Memory(workspace, checkpoint, training.bf16)
+    memory = _Memory(workspace, checkpoint, training.in_bf16)
     keys = [_key(pair) for pair in pairs]
     missing = [index for index, key in enumerate(keys) if key not in memory.known]
     if missing:
@@ -74,7 +74,7 @@ def checkpoint_logps(
 
         asked = [pairs[index] for index in missing]
         pair_logps(
-            model, tokenizer, asked, bf16=training.bf16, prefix_sharing=training.prefix_sharing, on_batch=remember
+            model, tokenizer, asked, bf16=training.in_bf16, prefix_sharing=training.prefix_sharing, on_batch=remember
         )
     return [memory.known[key] for key in keys]
 
@@ -94,9 +94,7 @@ def pair_logps(
     Goes through the very call that TRL's trainer makes, so that rewards are differences of like with like; for that it
     wraps the model's forward as TRL does.
     """
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
-    if prefix_sharing:
-        share_or_warn(model)
+    prepare(model, prefix_sharing)
     model.eval()
     collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     results: dict[int, PairLogps] = {}
@@ -113,10 +111,17 @@ def _tokens(pair: TokenizedPair) -> int:
     return unique_tokens(len(pair.prompt_ids), pair.chosen_ids, pair.rejected_ids)
 
 
-def _batch_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> tuple[list[float], list[float]]:
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)  # (2B, L): chosen rows, then rejected
-    with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+def prepare(model: PreTrainedModel, prefix_sharing: bool) -> None:
+    """Wrap the model's forward as TRL does, and as the setting has it. Doing it again does nothing."""
+    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    if prefix_sharing:
+        share_or_warn(model)
+
+
+def row_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> torch.Tensor:
+    """Summed log-probs of the completions, (2B,): chosen before rejected. `batch` is on the model's device."""
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)  # (2B, L)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
         output = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -124,7 +129,13 @@ def _batch_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: b
             use_cache=False,
             fused_lm_head=True,
         )
-    chosen, rejected = output.log_probs.float().sum(dim=1).chunk(2)  # (B,) each
+    return output.log_probs.float().sum(dim=1)
+
+
+def _batch_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> tuple[list[float], list[float]]:
+    with torch.no_grad():
+        logps = row_logps(model, {name: tensor.to(model.device) for name, tensor in batch.items()}, bf16)
+    chosen, rejected = logps.chunk(2)  # (B,) each
     return chosen.tolist(), rejected.tolist()
 
 

@@ -219,12 +219,12 @@ def _activations(
 ) -> int:
     """What the layers keep for the backward pass; with checkpointing, each layer's input and one layer's insides."""
     tokens = _computed(batch, training)
-    layer = _kept_in_layer(shape, training.bf16) * tokens * (ADAPTED if model.tuning == "lora" else 1)
+    layer = _kept_in_layer(shape, training.in_bf16) * tokens * (ADAPTED if model.tuning == "lora" else 1)
     everything = shape.layers * layer
     if training.gradient_checkpointing is True:
         everything = min(everything, layer + shape.layers * FLOAT * shape.hidden * tokens)
     # autocast keeps a bfloat16 copy of every matrix from the forward pass to the end of the backward pass
-    return int(everything) + (2 * shape.linear if training.bf16 else 0)
+    return int(everything) + (2 * shape.linear if training.in_bf16 else 0)
 
 
 def _kept_in_layer(shape: ModelShape, bf16: bool) -> int:

@@ -35,6 +35,7 @@ from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_policy, load_tokenizer
+from dpo_core.precision import settle_precision
 from dpo_core.progress import RunProgress, read_metrics
 from dpo_core.sweep import best_point
 from dpo_core.tokenization import tokenize_pairs
@@ -71,6 +72,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a train run. Raises RunError, ModelError, RunCancelled, LostRunError; what was done stays on disk."""
     plan = make_plan(workspace, run, progress)
     progress.sound(alarms_in(workspace, plan))
+    plan = settle_precision(workspace, plan, _adapter(plan), progress)
     log.info(
         "%s: %d pairs to train on, %d held out, from %s", plan.name, len(plan.train), len(plan.test), plan.parent.name
     )
@@ -113,6 +115,7 @@ def _train_point(
     answers = compare_answers(parent_answers(), _answers(workspace, plan, plan.trained, progress))
     progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
+    figures["precision"] = "bfloat16" if plan.training.in_bf16 else "float32"
     metrics = {
         "train": figures,
         "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),

@@ -268,7 +268,7 @@ def trainer_arguments(settings: TrainingSettings, folder: Path) -> DPOConfig:
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             gradient_checkpointing=settings.gradient_checkpointing is True,  # "auto" was decided when it was queued
-            bf16=settings.bf16,
+            bf16=settings.in_bf16,
             use_cpu=not torch.accelerator.is_available(),  # without it bf16 is refused where there is no GPU
             seed=settings.seed,
             save_steps=settings.save_steps,

@@ -246,6 +246,7 @@ def _trained(run: Run) -> dict[str, str]:
     return {
         "Checkpoint": str(found.get("checkpoint") or run.settings["name"]),
         "Pairs trained on": f"{(found.get('train') or {}).get('pairs', 0):,}",
+        "Computed in": str((found.get("train") or {}).get("precision", "–")),
         **_judged_facts(found.get("eval") or {}),
         "KL to its parent": f"{kl['nats']:.1f} nats an answer" if kl else "–",
         "Tokens an answer": f"{lengths['before']:.0f} → {lengths['after']:.0f}" if lengths else "–",
