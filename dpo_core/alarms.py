@@ -1,6 +1,7 @@
 """Alarms: what to know about a training before, while and after it happens, in a researcher's words.
 
     alarms_before   looks at the pairs as the model will see them
+    alarms_held_out looks at those that it is judged by
     TrainingWatch   hears every step's metrics
     alarms_after    compares what the parent and the new checkpoint write
 
@@ -34,6 +35,7 @@ CLEAR_SAMPLES = 8  # the same prompts and seeds are compared, so fewer will do
 CLEAR_SHARE = 0.2  # of the length: people prefer texts 10 to 20% longer on most public data, without more ado
 QUOTED = 60  # characters of a prompt, to know it again
 FALL = 0.1  # nats a token: each token of the chosen completions a tenth less likely than under the parent
+HELD_OUT = "held-out pair"
 HEARD = ("rewards/chosen", "rewards/accuracies", "rewards/margins")
 FEWEST_STEPS = 3  # in the average that tells a fall: one step's batch may be odd
 AT_ONCE_PAIRS = 16  # judges that agree on 75% of pairs are right 16 times running in 1% of cases
@@ -80,12 +82,11 @@ def run_alarms(run: Run) -> list[Alarm]:
 def left_out(
     found: Sequence[PreferencePair], kept: Sequence[TokenizedPair], *, max_length: int, context: int | None = None
 ) -> list[Alarm]:
-    """Pairs that are not trained on, or not judged by: their prompts leave no room for a completion.
+    """Pairs that are not trained on: their prompts leave no room for a completion.
 
     `context`: how many positions the model has, where it says so.
     """
-    known = {pair.pair_id for pair in kept}
-    lost = sorted(pair.pair_id for pair in found if pair.pair_id not in known)
+    lost = _lost(found, kept)
     remedy = "Ask shorter prompts." if max_length == context else "Raise training.max_length, or ask shorter prompts."
     text = (
         f"{_of(len(lost), len(found))} are left out: their prompts alone leave no room within "
@@ -93,6 +94,11 @@ def left_out(
     )
     alarm = Alarm("left-out-pairs", _level(lost, found), text, tuple(lost[:SHOWN]))
     return with_examples([alarm], found) if lost else []
+
+
+def _lost(found: Sequence[PreferencePair], kept: Sequence[TokenizedPair]) -> list[int]:
+    known = {pair.pair_id for pair in kept}
+    return sorted(pair.pair_id for pair in found if pair.pair_id not in known)
 
 
 def with_examples(alarms: Sequence[Alarm], found: Sequence[PreferencePair]) -> list[Alarm]:
@@ -120,18 +126,24 @@ def alarms_before(
 
 def _cut(pairs: Sequence[TokenizedPair], max_length: int, context: int | None) -> list[Alarm]:
     cut = [pair for pair in pairs if pair.chosen_cut or pair.rejected_cut]
-    if not cut:
-        return []
-    longest = max(
-        len(pair.prompt_ids) + max(len(pair.chosen_ids) + pair.chosen_cut, len(pair.rejected_ids) + pair.rejected_cut)
-        for pair in cut
-    )
     text = (
         f"The end of a completion is cut off in {_of(len(cut), len(pairs))}, by {_limit(max_length, context)}: neither "
-        "the end nor the token that closes it is learned from. The longest pair needs "
-        f"{longest} tokens: {_longer_or_shorter(max_length, context)}"
+        f"the end nor the token that closes it is learned from. {_uncut(cut, max_length, context)}"
     )
-    return [Alarm("cut-completions", _level(cut, pairs), text, _ids(cut))]
+    return [Alarm("cut-completions", _level(cut, pairs), text, _ids(cut))] if cut else []
+
+
+def _uncut(cut: Sequence[TokenizedPair], max_length: int, context: int | None) -> str:
+    """What it takes for nothing to be cut."""
+    longest = max(
+        (
+            len(pair.prompt_ids)
+            + max(len(pair.chosen_ids) + pair.chosen_cut, len(pair.rejected_ids) + pair.rejected_cut)
+            for pair in cut
+        ),
+        default=0,
+    )
+    return f"The longest pair needs {longest} tokens: {_longer_or_shorter(max_length, context)}"
 
 
 def _limit(max_length: int, context: int | None) -> str:
@@ -220,6 +232,36 @@ def _length_bias(pairs: Sequence[TokenizedPair]) -> list[Alarm]:
         "compare more pairs of similar length."
     )
     return [Alarm("length-bias", "note", text)]
+
+
+def alarms_held_out(
+    found: Sequence[PreferencePair], kept: Sequence[TokenizedPair], *, max_length: int, context: int | None = None
+) -> list[Alarm]:
+    """What makes judging less true than it looks, told from the held-out pairs. Arguments as `left_out`.
+
+    Training pairs have alarms of the same kind: those are about what is learned, these about what is measured.
+    """
+    limit, lost = _limit(max_length, context), _lost(found, kept)
+    cut = [pair for pair in kept if pair.chosen_cut or pair.rejected_cut]
+    tails = [pair for pair in kept if pair.prompt_tail_lost]
+    gone = (
+        f"{_of(len(lost), len(found), HELD_OUT)} are not judged by: their prompts alone leave no room within {limit}. "
+        "Held-out accuracy speaks for shorter prompts only."
+    )
+    short = (
+        f"In {_of(len(cut), len(kept), HELD_OUT)} the end of a completion is cut off by {limit}: people compared the "
+        f"whole texts, the checkpoint is judged by their beginnings. {_uncut(cut, max_length, context)}"
+    )
+    elsewhere = (
+        f"In {_of(len(tails), len(kept), HELD_OUT)} the chat template loses the end of the prompt once a completion "
+        "follows: the checkpoint is judged in a context that it does not see when it writes. Mend the template."
+    )
+    alarms = [
+        Alarm("held-out-pairs-left-out", _level(lost, found), gone, tuple(lost[:SHOWN])),
+        Alarm("held-out-completions-cut", _level(cut, kept), short, _ids(cut)),
+        Alarm("held-out-prompt-tails-lost", "warning", elsewhere, _ids(tails)),
+    ]
+    return with_examples([alarm for alarm in alarms if alarm.pairs], found)
 
 
 class TrainingWatch:
@@ -320,8 +362,8 @@ def _change(before: Sequence[int], after: Sequence[int]) -> str:
     return f"{abs(ratio - 1):.0%} {'longer' if ratio > 1 else 'shorter'}"
 
 
-def _of(some: int, every: int) -> str:
-    return f"{some} of {counted(every, 'pair')}"
+def _of(some: int, every: int, what: str = "pair") -> str:
+    return f"{some} of {counted(every, what)}"
 
 
 def _level(some: Sequence[Any], every: Sequence[Any]) -> Literal["note", "warning"]:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import delete
 from sqlmodel import Session, col
 
-from dpo_core.alarms import left_out
+from dpo_core.alarms import alarms_held_out
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
 from dpo_core.intervals import mean_interval, share_interval
@@ -141,7 +141,7 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     tokenizer = load_tokenizer(workspace.checkpoint_path(checkpoint))
     pairs = tokenize_pairs(held_out, tokenizer, max_length=training.max_length)
     require_room(held_out, pairs, max_length=training.max_length)
-    progress.sound(left_out(held_out, pairs, max_length=training.max_length))
+    progress.sound(alarms_held_out(held_out, pairs, max_length=training.max_length))
     logps = {
         item.name: checkpoint_logps(workspace, item, pairs, training, progress)
         for item in {item.name: item for item in (base, parent, checkpoint)}.values()

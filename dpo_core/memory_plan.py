@@ -7,7 +7,8 @@
 The formulas are counted from the code that runs, not fitted: what transformers' layers, TRL's chunked head and torch's
 AdamW keep. Two figures are measured, PROCESS and ADAPTED. Against the peaks of PairTrainer on a CPU (torch 2.13,
 transformers 5.23, TRL 1.16; 7 to 97 million parameters; 400 to 4,000 tokens in a batch; full and LoRA, float32 and
-bfloat16, with and without checkpointing) the estimate came to between 0.90 and 1.09 of what was measured.
+bfloat16, with and without checkpointing) the estimate came to between 0.90 and 1.09 of what was measured. Two processes
+of DDP (gloo, 76 million parameters) came to 0.95 of what both held together; FSDP and ZeRO on cards are not measured.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dpo_core.base_model import Weights
 from dpo_core.config import ModelSettings, TrainingSettings
+from dpo_core.shares import ONE, WEIGHTS, Processes
 
 MIB = 2**20
 FLOAT = 4  # bytes: weights, gradients and the optimizer's two averages are float32, bf16 or not
@@ -102,15 +104,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Needs:
-    """A run's memory in bytes, part by part.
+    """A run's memory in bytes, part by part; of several processes, what each of them holds.
 
-    Not all parts are there at once: gradients come as activations go. `total` is the highest of the moments.
+    Not all parts are there at once: gradients come as activations go. `total` is the highest of the moments, of all
+    processes that share one memory.
     """
 
     process: int
     weights: int
     gradients: int
     optimizer: int
+    exchange: int  # what goes to other processes or has come from them; nothing for one
     activations: int
     head: int
     judging: int  # beside process and weights, when reference log-probs and held-out pairs are computed
@@ -140,6 +144,7 @@ class MemoryPlan:
     training: TrainingSettings
     changes: tuple[Change, ...] = ()
     seconds: float | None = None
+    processes: Processes = ONE
 
     @property
     def total(self) -> int:
@@ -181,20 +186,41 @@ def _said(config: dict[str, Any], *names: str, default: int | None = None) -> in
     return int(found[0]) if found else int(default or 0)
 
 
-def needs(shape: ModelShape, work: Work, training: TrainingSettings, model: ModelSettings) -> Needs:
-    """What a run needs at most, with the longest pairs in one batch."""
+def needs(
+    shape: ModelShape, work: Work, training: TrainingSettings, model: ModelSettings, processes: Processes = ONE
+) -> Needs:
+    """What a run needs at most, with the longest pairs in one batch of each process."""
     batch = [pair.cut(_room(training, shape.context)) for pair in work.longest[: training.batch_size]]
     trained = shape.trained(model)
-    weights = FLOAT * (shape.parameters + (trained if model.tuning == "lora" else 0))
-    gradients, optimizer = FLOAT * trained, 2 * FLOAT * trained
+    whole = FLOAT * (shape.parameters + (trained if model.tuning == "lora" else 0))
+    weights = processes.part("weights", whole)
+    gradients = processes.part("gradients", FLOAT * trained)
+    optimizer, exchange = processes.part("optimizer", 2 * FLOAT * trained), _exchange(shape, model, processes)
     activations, head = _activations(shape, batch, training, model), _head(shape, batch, training, model)
     judging, writing = _judging(shape, batch, work), 2 * FLOAT * shape.layers * shape.keys * work.written
     # The head's backward pass comes first, with all activations there and, of the gradients, only those of the batches
     # that were added up before. At the end all gradients are there, and no activations.
     kept = gradients if training.gradient_accumulation_steps > 1 else 0
-    stepping = optimizer + max(gradients, kept + activations + head)
-    total = PROCESS + weights + max(stepping, judging, writing)
-    return Needs(PROCESS, weights, gradients, optimizer, activations, head, judging, writing, total)
+    stepping = optimizer + exchange + max(gradients, kept + activations + head)
+    # Judging and writing are the leader's, with the whole model: it is not split then.
+    total = processes.at_once(PROCESS, weights + stepping, whole + max(judging, writing))
+    return Needs(PROCESS, weights, gradients, optimizer, exchange, activations, head, judging, writing, total)
+
+
+def _exchange(shape: ModelShape, model: ModelSettings, processes: Processes) -> int:
+    """What several processes hold to send each other.
+
+    DDP's buckets are one more copy of all gradients (gradient_as_bucket_view, which would spare it, is off). Where
+    gradients are split, those of two layers are whole: one is computed as the other is sent. Where weights are, so are
+    those of two layers and of the vocabulary.
+    """
+    if processes.count == 1:
+        return 0
+    gradients = FLOAT * shape.trained(model)
+    if "gradients" not in processes.split:
+        return gradients
+    weights = FLOAT * (shape.parameters - shape.linear + 2 * shape.linear // shape.layers)
+    return 2 * gradients // shape.layers + (weights if "weights" in processes.split else 0)
 
 
 def _room(training: TrainingSettings, context: int | None) -> int:
@@ -265,11 +291,13 @@ def draw_plan(
     *,
     available: int,
     seconds: float | None = None,
+    processes: Processes = ONE,
 ) -> MemoryPlan:
     """The plan of a run, with gradient_checkpointing decided: on only where memory asks for it."""
 
     def planned(training: TrainingSettings) -> MemoryPlan:
-        return MemoryPlan(needs(shape, work, training, model), available, work, training, seconds=seconds)
+        needed = needs(shape, work, training, model, processes)
+        return MemoryPlan(needed, available, work, training, seconds=seconds, processes=processes)
 
     if training.gradient_checkpointing == "auto":
         plan = planned(_with(training, gradient_checkpointing=False))
@@ -278,8 +306,7 @@ def draw_plan(
         plan = planned(training)
     if plan.fits:
         return plan
-    changes = _changes(shape, work, plan, model)
-    return MemoryPlan(plan.needs, available, work, plan.training, changes, seconds)
+    return replace(plan, changes=_changes(shape, work, plan, model))
 
 
 Settings = tuple[TrainingSettings, ModelSettings]
@@ -290,11 +317,11 @@ def _changes(shape: ModelShape, work: Work, plan: MemoryPlan, model: ModelSettin
 
     def best(choices: list[tuple[str, Settings]]) -> tuple[Change, Settings]:
         """The mildest of these that fits, else the strongest."""
-        totals = [(words, to, needs(shape, work, *to).total) for words, to in choices]
+        totals = [(words, to, needs(shape, work, *to, plan.processes).total) for words, to in choices]
         rated = [(Change(words, total, total <= ROOM * plan.available), to) for words, to, total in totals]
         return next((each for each in rated if each[0].fits), rated[-1])
 
-    alone: list[Change] = []
+    alone = _other_launcher(shape, work, plan, model)
     together: list[Change] = []
     settings, total = (plan.training, model), plan.total
     for choices in (_checkpointing, _smaller_batches, _adapter, _shorter_texts):
@@ -307,6 +334,17 @@ def _changes(shape: ModelShape, work: Work, plan: MemoryPlan, model: ModelSettin
     if len(together) > 1 and not any(change.fits for change in alone):
         alone.append(Change(", ".join(each.settings for each in together), total, together[-1].fits))
     return tuple(alone)
+
+
+def _other_launcher(shape: ModelShape, work: Work, plan: MemoryPlan, model: ModelSettings) -> list[Change]:
+    """On a CPU one process does the same work in its own memory; on cards, more can be split between processes."""
+    if plan.processes.count == 1:
+        return []
+    words, other = 'launcher = "", one process', ONE
+    if plan.processes.on_cards:
+        words, other = "launcher with --config_file pairloop:fsdp2", replace(plan.processes, split=WEIGHTS)
+    total = needs(shape, work, plan.training, model, other).total
+    return [Change(words, total, total <= ROOM * plan.available)] if total < plan.total else []
 
 
 def _checkpointing(work: Work, training: TrainingSettings, model: ModelSettings) -> list[tuple[str, Settings]]:

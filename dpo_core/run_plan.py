@@ -25,6 +25,7 @@ from dpo_core.base_model import weights_here
 from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.memory_plan import MIB, MemoryPlan, Work, draw_plan, measure_texts, read_shape
+from dpo_core.shares import ONE, Processes, read_launcher
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint, RunKind, RunStatus
 from store.preferences import SnapshotFilter, poll_comparisons
@@ -67,8 +68,11 @@ def plan_run(
     model = workspace.settings.model
     if parent.kind == "lora":  # once an adapter, always one
         model = model.model_copy(update={"tuning": "lora"})
-    seconds = _seconds(session, work, training, workspace.settings.model)
-    return draw_plan(shape, work, training, model, available=free_memory(), seconds=seconds)
+    launcher = workspace.settings.worker.launcher
+    processes = read_launcher(launcher, cards=len(_free_on_cards())) if launcher.strip() else ONE
+    seconds = _seconds(session, work, training, workspace.settings.model, processes)
+    available = free_memory(processes.count)
+    return draw_plan(shape, work, training, model, available=available, seconds=seconds, processes=processes)
 
 
 def _written(
@@ -106,25 +110,26 @@ def _tokenizer(path: str, changed: int) -> Tokenizer:
     return Tokenizer.from_file(path)
 
 
-def free_memory() -> int:
+def free_memory(processes: int = 1) -> int:
     """Bytes that a training can have: an NVIDIA card's where torch can use one, else the machine's.
 
-    On a card the estimate is on the safe side: TRL's head has a kernel there that needs one tile, not eight.
+    Each process has a card of its own; what is free on the fullest counts. On a card the estimate is on the safe side:
+    TRL's head has a kernel there that needs one tile, not eight.
     """
-    card = _free_on_card()
-    return _free_on_machine() if card is None else card
+    cards = _free_on_cards()[:processes]
+    return min(cards) if cards else _free_on_machine()
 
 
-def _free_on_card() -> int | None:
-    """What the first card has free; None without one, or with a torch that was built for the CPU alone."""
+def _free_on_cards() -> list[int]:
+    """What each card has free; empty without one, or with a torch that was built for the CPU alone."""
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     if _torch_version().endswith("+cpu") or shutil.which(command[0]) is None:
-        return None
+        return []
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=CARD_SECONDS, check=True).stdout
-        return int(said.split()[0]) * MIB
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
+        return [int(word) * MIB for word in said.split() if word.isdigit()]
+    except (OSError, subprocess.SubprocessError):
+        return []
 
 
 def _torch_version() -> str:
@@ -141,8 +146,13 @@ def _free_on_machine() -> int:
         return free
 
 
-def _seconds(session: Session, work: Work, training: TrainingSettings, model: ModelSettings) -> float | None:
-    """As long as the last training of this kind took for each pair and epoch; None before the first."""
+def _seconds(
+    session: Session, work: Work, training: TrainingSettings, model: ModelSettings, processes: Processes
+) -> float | None:
+    """As long as the last training of this kind took for each pair and epoch; None before the first.
+
+    Processes on cards of their own share out the time; on a CPU they share its cores, and none is saved.
+    """
     for run in list_runs(session=session):
         figures = run.result.get("train") or {}
         if run.kind != RunKind.TRAIN or run.status != RunStatus.DONE or not figures.get("seconds"):
@@ -152,7 +162,9 @@ def _seconds(session: Session, work: Work, training: TrainingSettings, model: Mo
             continue
         epochs = (run.settings.get("training") or {}).get("num_train_epochs") or 1
         each = figures["seconds"] / (figures["pairs"] * epochs)
-        return round(float(each * work.pairs * training.num_train_epochs), 1)
+        then = (run.settings.get("plan") or {}).get("processes", 1)
+        faster = processes.count / then if processes.on_cards else 1.0
+        return round(float(each * work.pairs * training.num_train_epochs) / faster, 1)
     return None
 
 
@@ -161,10 +173,21 @@ def require_fit(plan: MemoryPlan) -> None:
     if plan.fits:
         return
     raise MemoryRefusedError(
-        f"This training would need about {sized(plan.total)} of memory; {sized(plan.available)} are free on this "
-        f"machine. Nothing was started. {change_words(plan)}\nTo start it all the same: `pairloop train --anyway`, or "
-        "Train anyway on the Loop page."
+        f"This training would need about {sized(plan.total)} of memory{for_processes(plan)}; {sized(plan.available)} "
+        f"are free {where_free(plan)}. Nothing was started. {change_words(plan)}\nTo start it all the same: `pairloop "
+        "train --anyway`, or Train anyway on the Loop page."
     )
+
+
+def for_processes(plan: MemoryPlan) -> str:
+    """` for 2 processes`, or for each of them where each has a memory of its own; nothing for one."""
+    count, on_cards = plan.processes.count, plan.processes.on_cards
+    return f" for {'each of ' if on_cards else ''}{count} processes" if count > 1 else ""
+
+
+def where_free(plan: MemoryPlan) -> str:
+    """Whose memory the plan is held against."""
+    return "on each one's card" if plan.processes.on_cards and plan.processes.count > 1 else "on this machine"
 
 
 def change_words(plan: MemoryPlan) -> str:
@@ -190,7 +213,8 @@ def recorded(plan: MemoryPlan | None) -> dict[str, Any] | None:
     """What of the plan is kept with the run, to be held against what it really took."""
     if plan is None:
         return None
-    return {"mb": round(plan.total / MIB), "free_mb": round(plan.available / MIB), "seconds": plan.seconds}
+    amounts = {"mb": round(plan.total / MIB), "free_mb": round(plan.available / MIB), "seconds": plan.seconds}
+    return amounts | {"processes": plan.processes.count}
 
 
 def texts_of(rows: Iterable[dict[str, Any]]) -> list[Texts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from dpo_core.alarms import Alarm, alarms_before, left_out, with_examples
+from dpo_core.alarms import Alarm, alarms_before, alarms_held_out, left_out, with_examples
 from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings, change_training
 from dpo_core.policies import context_length, load_config, load_tokenizer, saved_stop_ids
 from dpo_core.progress import RunProgress
@@ -115,7 +115,7 @@ def _positions(workspace: Workspace) -> int | None:
 
 
 def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
-    """What is wrong with the training pairs as the model will see them."""
+    """What is wrong with the pairs as the model will see them: what it learns from, then what it is judged by."""
     room, context = plan.training.max_length, _positions(workspace)
     tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
     ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
@@ -123,4 +123,5 @@ def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     return [
         *left_out(plan.found["train"], plan.train, max_length=room, context=context),
         *with_examples(found, plan.found["train"]),
+        *alarms_held_out(plan.found["test"], plan.test, max_length=room, context=context),
     ]

@@ -19,6 +19,7 @@ from dpo_core.alarms import (
     TrainingWatch,
     alarms_after,
     alarms_before,
+    alarms_held_out,
     left_out,
     recorded_alarms,
     run_alarms,
@@ -180,6 +181,29 @@ def test_pairs_that_are_left_out() -> None:
     assert "2 of 2 pairs are left out" in alarm.text
 
 
+def test_held_out_pairs_have_alarms_of_their_own() -> None:
+    found = [preference("p", "a", "b")] * 3  # all are pair 1
+    whole = [pair(number, [1] * 20, [2] * 20) for number in range(1, 41)]
+    assert alarms_held_out([], [], max_length=64) == alarms_held_out(found, whole, max_length=64) == []
+    [alarm] = alarms_held_out(found, [], max_length=64)
+    assert (alarm.name, alarm.level, alarm.pairs, alarm.example) == (
+        "held-out-pairs-left-out",
+        "warning",
+        (1,) * 3,
+        "p",
+    )
+    assert "3 of 3 held-out pairs are not judged by" in alarm.text and "max_length = 64" in alarm.text
+    cut = [pair(number, [3] * 60, [4] * 20, cut=(12, 0), eos=False) for number in (50, 49)]
+    tail = pair(51, [5] * 20, [5] * 20, lost=2)  # that both are the same is nothing to be judged by, and no alarm
+    short, elsewhere = alarms_held_out(found, [*whole, *cut, tail], max_length=64)
+    assert (short.name, short.level, short.pairs) == ("held-out-completions-cut", "note", (49, 50))  # 2 of 43
+    assert "In 2 of 43 held-out pairs" in short.text and "needs 74 tokens: raise training.max_length." in short.text
+    assert (elsewhere.name, elsewhere.level) == ("held-out-prompt-tails-lost", "warning")
+    assert elsewhere.pairs == (51,) and "1 of 43 held-out pairs" in elsewhere.text
+    [full] = alarms_held_out(found, [*cut, *whole], max_length=64, context=64)
+    assert "the model's own 64 positions" in full.text and "raise" not in full.text
+
+
 def watched(
     metrics: list[tuple[float, float, float]], *, epochs: float = 1, pairs_per_step: int = 8
 ) -> list[tuple[int, str]]:
@@ -319,6 +343,17 @@ def test_a_run_on_healthy_pairs_has_none(make_workspace: Make) -> None:
     assert finished.status == RunStatus.DONE, finished.error
     assert set(names(finished)) <= {"length-bias"}  # the annotator of these tests prefers what is longer
     assert finished.result["lengths"] == {}
+
+
+def test_a_run_says_what_held_out_pairs_are_not_judged_by_whole(make_workspace: Make) -> None:
+    workspace = make_workspace(training={"max_length": 32, "drift_samples": 0})  # two or three tokens for a completion
+    ready_to_train(workspace)
+    start_training(workspace, by="test")
+    finished = run_next(workspace)
+    assert finished.status == RunStatus.DONE, finished.error
+    assert {"cut-completions", "held-out-completions-cut"} <= set(names(finished))
+    [alarm] = [alarm for alarm in run_alarms(finished) if alarm.name == "held-out-completions-cut"]
+    assert f"of {finished.result['eval']['pairs']} held-out pairs" in alarm.text and alarm.example
 
 
 @pytest.mark.parametrize("where", ["train", "write samples"])

@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
 from sqlmodel import select
+from torch.utils.data import BatchSampler
 
 from dpo_core import ranks, worker
 from dpo_core.carry_out import carry_out_here, thread_count
@@ -160,6 +162,14 @@ def test_a_killed_rank_is_no_end_and_weights_that_are_split_go_on_from_where_the
     assert "resuming from checkpoint-" in log_of(workspace, number)
     assert "FSDPLlamaForCausalLM" in log_of(workspace, number), "it was split indeed"
     assert_same_training(workspace, number, alone, its_number)
+
+
+def test_a_last_step_is_filled_up_with_the_first_pairs_of_its_epoch() -> None:
+    """Two processes with batches of 4 on 10 pairs, in an order that an epoch drew. The README says so."""
+    order = [4, 1, 7, 5, 3, 9, 0, 8, 6, 2]
+    shards = [BatchSamplerShard(BatchSampler(order, 4, drop_last=False), 2, place) for place in (0, 1)]
+    assert list(shards[0]) == [[4, 1, 7, 5], [6, 2, 4, 1]]
+    assert list(shards[1]) == [[3, 9, 0, 8], [7, 5, 3, 9]]
 
 
 def test_a_killed_worker_takes_launcher_and_ranks_along(make: Callable[..., tuple[Workspace, int]]) -> None:

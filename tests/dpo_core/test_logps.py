@@ -118,7 +118,7 @@ def test_other_weights_tokens_or_precision_are_computed(
 def test_a_pass_that_was_cut_off_goes_on_and_ends_with_the_same_bits(
     make_workspace: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logps, "_batches", lambda pairs, _: one_by_two(pairs))
+    monkeypatch.setattr(logps, "token_passes", lambda lengths, _: one_by_two(lengths))
     whole = ask(make_workspace("whole"), PAIRS)
     workspace = make_workspace("cut")
     real = logps._Memory.add

@@ -32,6 +32,7 @@ from dpo_core.memory_plan import (
     read_shape,
 )
 from dpo_core.run_plan import change_words, free_memory
+from dpo_core.shares import ONE, Processes
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
 from store.importing import import_preferences
@@ -246,7 +247,7 @@ def with_imports(make_workspace: Make, tmp_path: Path) -> Workspace:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
-    monkeypatch.setattr(run_plan, "free_memory", lambda: available)
+    monkeypatch.setattr(run_plan, "free_memory", lambda *_: available)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_queued(
@@ -269,7 +270,7 @@ def test_the_run_keeps_its_plan_and_has_auto_decided(with_imports: Workspace, mo
     assert plan is not None and plan.fits
     run = start_training(with_imports, by="test")
     assert run.settings["training"]["gradient_checkpointing"] is False
-    assert run.settings["plan"] == {"mb": round(plan.total / 2**20), "free_mb": 4096, "seconds": None}
+    assert run.settings["plan"] == {"mb": round(plan.total / 2**20), "free_mb": 4096, "seconds": None, "processes": 1}
     with reading(with_imports.engine) as session:
         snapshot_pairs = plan.work.pairs
         story = read_loop(session=session)
@@ -286,6 +287,20 @@ def test_time_is_what_the_last_training_took_for_each_pair_and_epoch(with_import
         session.add(Run(kind=RunKind.TRAIN, status=RunStatus.FAILED, settings=known, result={}))
     planned = plan_training(with_imports, changes={"num_train_epochs": 2})
     assert planned is not None and planned.seconds == pytest.approx(1.0 * 2 * planned.work.pairs)
+
+
+def test_only_processes_on_cards_of_their_own_share_out_the_time(with_imports: Workspace) -> None:
+    model, figures = with_imports.settings.model, {"train": {"pairs": 10, "seconds": 30.0}}
+    known = {"model": model.model_dump(), "training": {"num_train_epochs": 3}, "plan": {"processes": 2}}
+    with writing(with_imports.engine) as session:
+        session.add(Run(kind=RunKind.TRAIN, status=RunStatus.DONE, settings=known, result=figures))
+
+    def seconds(processes: Processes) -> float | None:
+        with reading(with_imports.engine) as session:
+            return run_plan._seconds(session, Work(40, (), 0), settings(num_train_epochs=1), model, processes)
+
+    assert seconds(ONE) == seconds(Processes(8)) == 40  # one second for a pair, on whatever it was
+    assert seconds(Processes(8, on_cards=True)) == 10  # four times as many as the two before
 
 
 def test_an_unknown_model_is_trained_without_a_plan(make_workspace: Make, with_imports: Workspace) -> None:

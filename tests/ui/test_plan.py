@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def workspace(tmp_path: Path, model: Path) -> Workspace:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
-    monkeypatch.setattr(run_plan, "free_memory", lambda: available)
+    monkeypatch.setattr(run_plan, "free_memory", lambda *_: available)
 
 
 def queued(workspace: Workspace) -> Run | None:
@@ -153,3 +154,30 @@ def test_a_run_tells_what_was_planned_and_what_it_took() -> None:
     assert planned_and_used(done) == "planned 1.2 GB and 40 s, used 1.1 GB and 43 s"
     assert planned_and_used(Run(kind="train", settings=planned | {"plan": {"mb": 640}})) == "planned 640 MB"
     assert planned_and_used(Run(kind="train", settings={"plan": None})) == ""
+    shared = Run(kind="train", settings={"plan": {"mb": 1229, "processes": 2}}, result=done.result)
+    assert planned_and_used(shared) == "for 2 processes planned 1.2 GB, the first used 1.1 GB and 43 s"
+
+
+def test_the_plan_says_how_many_processes_it_is_for(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 23 * GIB)
+    assert "Processes" not in call(capsys, workspace, "--plan")[1]
+    launch(workspace, "accelerate launch --config_file pairloop:ddp")
+    out = " ".join(call(capsys, workspace, "--plan")[1].split())
+    assert "2, each with the whole model; what follows is for each" in out and "send each other" in out
+    assert "GB for 2 processes, of the 23 GB that are free" in out
+    launch(workspace, "mpirun -n 2")
+    assert "Planned for one process" in call(capsys, workspace, "--plan")[1]
+    launch(workspace, "torchrun --nproc-per-node 3")
+    free(monkeypatch, GIB)
+    code, _, err = call(capsys, workspace, "--detach")
+    assert code == YOURS and "for 3 processes; 1.0 GB are free" in err
+    assert 'launcher = "", one process: about 7' in err and "which fits" in err
+
+
+def launch(workspace: Workspace, launcher: str) -> None:
+    path = workspace.folder / "pairloop.toml"
+    text = re.sub(r"(?m)^launcher = .*$", f'launcher = "{launcher}"', path.read_text())
+    assert launcher in text
+    path.write_text(text)
