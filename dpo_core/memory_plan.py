@@ -190,7 +190,11 @@ def needs(
     shape: ModelShape, work: Work, training: TrainingSettings, model: ModelSettings, processes: Processes = ONE
 ) -> Needs:
     """What a run needs at most, with the longest pairs in one batch of each process."""
+    if training.bf16 == "auto":  # decided when it starts: there has to be room for either
+        either = [needs(shape, work, _with(training, bf16=bf16), model, processes) for bf16 in (False, True)]
+        return max(either, key=lambda found: found.total)
     batch = [pair.cut(_room(training, shape.context)) for pair in work.longest[: training.batch_size]]
+    training = _with(training, pass_tokens=_at_once(batch, training, processes))
     trained = shape.trained(model)
     whole = FLOAT * (shape.parameters + (trained if model.tuning == "lora" else 0))
     weights = processes.part("weights", whole)
@@ -200,11 +204,19 @@ def needs(
     judging, writing = _judging(shape, batch, work), 2 * FLOAT * shape.layers * shape.keys * work.written
     # The head's backward pass comes first, with all activations there and, of the gradients, only those of the batches
     # that were added up before. At the end all gradients are there, and no activations.
-    kept = gradients if training.gradient_accumulation_steps > 1 else 0
+    split = sum(pair.unique for pair in batch) > training.pass_tokens
+    kept = gradients if split or training.gradient_accumulation_steps > 1 else 0
     stepping = optimizer + exchange + max(gradients, kept + activations + head)
     # Judging and writing are the leader's, with the whole model: it is not split then.
     total = processes.at_once(PROCESS, weights + stepping, whole + max(judging, writing))
     return Needs(PROCESS, weights, gradients, optimizer, exchange, activations, head, judging, writing, total)
+
+
+def _at_once(batch: Sequence[PairTokens], training: TrainingSettings, processes: Processes) -> int:
+    """Tokens that go through the model together at most: as training splits batches (passes.py)."""
+    if processes.count > 1 or not training.prefix_sharing:  # whole batches; padding is not planned in passes
+        return sum(pair.unique for pair in batch)
+    return max([training.pass_tokens, *(pair.unique for pair in batch)])
 
 
 def _exchange(shape: ModelShape, model: ModelSettings, processes: Processes) -> int:
@@ -231,13 +243,14 @@ def _room(training: TrainingSettings, context: int | None) -> int:
 def _computed(batch: Sequence[PairTokens], training: TrainingSettings) -> int:
     """Tokens that go through the layers: each once, or two padded rows for each pair."""
     if training.prefix_sharing:
-        return sum(pair.unique for pair in batch)
+        return min(sum(pair.unique for pair in batch), training.pass_tokens)
     return 2 * len(batch) * max((pair.longer for pair in batch), default=0)
 
 
 def _predicted(batch: Sequence[PairTokens], training: TrainingSettings) -> int:
     """Tokens that go through the head; without sharing, TRL's head on a CPU takes every position."""
-    return sum(pair.completions for pair in batch) if training.prefix_sharing else _computed(batch, training)
+    computed = _computed(batch, training)
+    return min(sum(pair.completions for pair in batch), computed) if training.prefix_sharing else computed
 
 
 def _activations(
@@ -324,7 +337,8 @@ def _changes(shape: ModelShape, work: Work, plan: MemoryPlan, model: ModelSettin
     alone = _other_launcher(shape, work, plan, model)
     together: list[Change] = []
     settings, total = (plan.training, model), plan.total
-    for choices in (_checkpointing, _smaller_batches, _adapter, _shorter_texts):
+    smaller = _smaller_passes if plan.processes.count == 1 else _smaller_batches  # several keep whole batches
+    for choices in (smaller, _checkpointing, _adapter, _shorter_texts):
         if found := choices(work, plan.training, model):
             alone += [change for change, _ in [best(found)] if change.total < plan.total]
             change, changed = best(choices(work, *settings))
@@ -349,6 +363,13 @@ def _other_launcher(shape: ModelShape, work: Work, plan: MemoryPlan, model: Mode
 
 def _checkpointing(work: Work, training: TrainingSettings, model: ModelSettings) -> list[tuple[str, Settings]]:
     return [("gradient_checkpointing = true", (_with(training, gradient_checkpointing=True), model))]
+
+
+def _smaller_passes(work: Work, training: TrainingSettings, model: ModelSettings) -> list[tuple[str, Settings]]:
+    """Fewer tokens at once, with as many pairs to a step as before."""
+    most = min(training.pass_tokens, sum(pair.unique for pair in work.longest[: training.batch_size]))
+    budgets = [budget for budget in (2048, 1024, 512, 256) if budget < most]
+    return [(f"pass_tokens = {budget}", (_with(training, pass_tokens=budget), model)) for budget in budgets]
 
 
 def _smaller_batches(work: Work, training: TrainingSettings, model: ModelSettings) -> list[tuple[str, Settings]]:

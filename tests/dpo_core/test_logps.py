@@ -142,6 +142,6 @@ def test_a_pass_that_was_cut_off_goes_on_and_ends_with_the_same_bits(
     assert ask(workspace, PAIRS) == whole
 
 
-def one_by_two(pairs: list[TokenizedPair]) -> list[list[int]]:
-    order = sorted(range(len(pairs)), key=lambda index: logps._tokens(pairs[index]))
+def one_by_two(lengths: list[int]) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + 2] for start in range(0, len(order), 2)]

@@ -61,7 +61,8 @@ LONG = Work(100, (PairTokens(800, 400, 400),) * 8, 160_000)
 
 
 def settings(**changes: object) -> TrainingSettings:
-    return TrainingSettings.model_validate({"gradient_checkpointing": False, "max_length": 4096} | changes)
+    plain = {"gradient_checkpointing": False, "max_length": 4096, "bf16": False, "pass_tokens": 100_000}
+    return TrainingSettings.model_validate(plain | changes)
 
 
 def test_weights_gradients_and_optimizer_are_four_four_and_eight_bytes_a_parameter() -> None:
@@ -190,7 +191,7 @@ def test_what_is_remembered_while_samples_are_written() -> None:
 
 
 def plan_in(available: float, shape: ModelShape = MEDIUM, **changes: object) -> MemoryPlan:
-    training = TrainingSettings.model_validate({"max_length": 4096} | changes)
+    training = settings(**{"gradient_checkpointing": "auto"} | changes)
     return draw_plan(shape, LONG, training, FULL, available=int(available))
 
 
@@ -209,16 +210,40 @@ def test_auto_turns_checkpointing_on_only_where_memory_asks_for_it() -> None:
 def test_what_to_change_is_said_with_what_it_comes_to() -> None:
     plan = plan_in(44e9, gradient_checkpointing=False)
     assert [change.settings for change in plan.changes] == [
+        "pass_tokens = 2048",
         "gradient_checkpointing = true",
-        "batch_size = 4 with gradient_accumulation_steps = 2",  # the largest that fits
         "max_length = 600",
     ]  # and no adapter: what it adds to activations is more than what it saves here
     assert all(change.fits and change.total <= 0.9 * 44e9 for change in plan.changes)
-    smaller = needs(MEDIUM, LONG, settings(batch_size=4, gradient_accumulation_steps=2), FULL).total
-    assert plan.changes[1].total == smaller < plan.total
-    assert f"batch_size = 4 with gradient_accumulation_steps = 2: about {sized(smaller)}, which fits" in change_words(
-        plan
-    )
+    smaller = needs(MEDIUM, LONG, settings(pass_tokens=2048), FULL).total
+    assert plan.changes[0].total == smaller < plan.total
+    assert f"pass_tokens = 2048: about {sized(smaller)}, which fits" in change_words(plan)
+
+
+def test_a_pass_holds_its_budget_or_the_longest_pair() -> None:
+    pairs = tuple(PairTokens(6, 3, 1) for _ in range(8))  # 10 tokens each
+    work = Work(8, pairs, tokens=80)
+
+    def kept(**changes: int) -> int:
+        return needs(SHAPE, work, settings(**changes), FULL).activations
+
+    assert kept(pass_tokens=40) == kept(batch_size=4, gradient_accumulation_steps=2), "half of the pairs at once"
+    assert kept(pass_tokens=7) == kept(batch_size=1, gradient_accumulation_steps=8), "no less than a pair"
+    assert kept(pass_tokens=80) == kept() == 8 * kept(batch_size=1)
+
+
+def test_several_processes_keep_whole_batches_and_are_offered_smaller_ones() -> None:
+    two = Processes(2)
+    budget, none = settings(pass_tokens=1024), settings()
+    assert needs(MEDIUM, LONG, budget, FULL, two) == needs(MEDIUM, LONG, none, FULL, two)
+    plan = draw_plan(MEDIUM, LONG, none, FULL, available=int(84e9), processes=two)
+    assert "batch_size = 4 with gradient_accumulation_steps = 2" in [change.settings for change in plan.changes]
+
+
+def test_there_is_room_for_either_precision_while_it_is_undecided() -> None:
+    for work in (ONE_PAIR, LONG):
+        either = [needs(MEDIUM, work, settings(bf16=bf16), FULL).total for bf16 in (False, True)]
+        assert needs(MEDIUM, work, settings(bf16="auto"), FULL).total == max(either)
 
 
 def test_weights_that_do_not_fit_leave_only_an_adapter() -> None:
@@ -231,7 +256,7 @@ def test_where_nothing_is_enough_by_itself_all_of_it_is_offered_together() -> No
     *alone, together = plan_in(7e9, gradient_checkpointing=False).changes
     assert alone and not any(change.fits for change in alone)
     assert together.fits
-    assert together.settings.startswith("gradient_checkpointing = true, batch_size = 1 with")
+    assert together.settings.startswith("pass_tokens = 256, gradient_checkpointing = true")
     assert 'tuning = "lora"' in together.settings
 
 
