@@ -24,6 +24,7 @@ from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_tokenizer
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair, require_room, tokenize_pairs
+from dpo_core.training_plan import positions, within_context
 from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
@@ -127,7 +128,7 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
 
     Raises RunError where the snapshot holds no held-out pair.
     """
-    training = TrainingSettings.model_validate(run.settings["training"])
+    training = within_context(workspace, TrainingSettings.model_validate(run.settings["training"]))
     with reading(workspace.engine) as session:
         checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
         parent = get_checkpoint(session=session, name=run.settings["reference"])
@@ -141,7 +142,7 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     tokenizer = load_tokenizer(workspace.checkpoint_path(checkpoint))
     pairs = tokenize_pairs(held_out, tokenizer, max_length=training.max_length)
     require_room(held_out, pairs, max_length=training.max_length)
-    progress.sound(alarms_held_out(held_out, pairs, max_length=training.max_length))
+    progress.sound(alarms_held_out(held_out, pairs, max_length=training.max_length, context=positions(workspace)))
     logps = {
         item.name: checkpoint_logps(workspace, item, pairs, training, progress)
         for item in {item.name: item for item in (base, parent, checkpoint)}.values()

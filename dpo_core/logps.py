@@ -24,7 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dpo_core.config import TrainingSettings
 from dpo_core.passes import token_passes
-from dpo_core.policies import load_policy, weights_hash
+from dpo_core.policies import best_device, load_policy, weights_hash
 from dpo_core.prefix_sharing import share_or_warn, unique_tokens
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair
@@ -64,6 +64,7 @@ def checkpoint_logps(
             "%s: log-probs of %d pairs, %d more are known", checkpoint.name, len(missing), len(pairs) - len(missing)
         )
         model, tokenizer = load_policy(workspace, checkpoint)
+        model.to(best_device())
         done = len(pairs) - len(missing)
 
         def remember(batch: dict[int, PairLogps]) -> None:

@@ -162,6 +162,14 @@ def load_policy(
     return _load_adapter(_load_full(base, dtype), path, trainable=trainable), load_tokenizer(path)
 
 
+def best_device() -> torch.device:
+    """Where a model computes quickest: the GPU if there is one. As transformers' trainer chooses it."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def _load_full(path: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar

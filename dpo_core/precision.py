@@ -23,7 +23,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from dpo_core import ranks
 from dpo_core.logps import prepare, row_logps
 from dpo_core.passes import token_passes
-from dpo_core.policies import load_policy
+from dpo_core.policies import best_device, load_policy
 from dpo_core.prefix_sharing import unique_tokens
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair
@@ -82,7 +82,7 @@ def _choose(workspace: Workspace, plan: Plan, adapter: LoraConfig | None, progre
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
     if adapter is not None:
         model = get_peft_model(model, adapter)
-    prepare(model, plan.training.prefix_sharing)
+    prepare(model.to(best_device()), plan.training.prefix_sharing)
     batch = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)([pair.row for pair in probe])
     return judge_precisions(model, batch, beta=plan.training.beta)
 

@@ -69,7 +69,7 @@ class Plan:
 def make_plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
     """Read and tokenize what the run trains on. Raises RunError where no pair leaves room for a completion."""
     settings = run.settings
-    training = _within_context(workspace, TrainingSettings.model_validate(settings["training"]))
+    training = within_context(workspace, TrainingSettings.model_validate(settings["training"]))
     with reading(workspace.engine) as session:
         parent = get_checkpoint(session=session, name=settings["parent"])
         base = base_checkpoint(session=session)
@@ -99,16 +99,16 @@ def make_plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
     )
 
 
-def _within_context(workspace: Workspace, training: TrainingSettings) -> TrainingSettings:
+def within_context(workspace: Workspace, training: TrainingSettings) -> TrainingSettings:
     """No more tokens than the model has positions for."""
-    room = _positions(workspace)
+    room = positions(workspace)
     if room is None or training.max_length <= room:
         return training
     log.warning("max_length = %d is more than the model has room for: %d is used.", training.max_length, room)
     return training.model_copy(update={"max_length": room})
 
 
-def _positions(workspace: Workspace) -> int | None:
+def positions(workspace: Workspace) -> int | None:
     with reading(workspace.engine) as session:
         base = workspace.checkpoint_path(base_checkpoint(session=session))
     return context_length(load_config(base))
@@ -116,7 +116,7 @@ def _positions(workspace: Workspace) -> int | None:
 
 def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     """What is wrong with the pairs as the model will see them: what it learns from, then what it is judged by."""
-    room, context = plan.training.max_length, _positions(workspace)
+    room, context = plan.training.max_length, positions(workspace)
     tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
     ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
     found = alarms_before(plan.train, eos_ids=ends, max_length=room, context=context)
