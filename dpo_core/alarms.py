@@ -112,13 +112,22 @@ def with_examples(alarms: Sequence[Alarm], found: Sequence[PreferencePair]) -> l
 
 
 def alarms_before(
-    pairs: Sequence[TokenizedPair], *, eos_ids: Collection[int], max_length: int, context: int | None = None
+    pairs: Sequence[TokenizedPair],
+    *,
+    eos_ids: Collection[int],
+    max_length: int,
+    context: int | None = None,
+    ties: Sequence[TokenizedPair] = (),
 ) -> list[Alarm]:
-    """What can be told from the tokens alone. `eos_ids`: the tokens that end a completion; `context` as `left_out`."""
+    """What can be told from the tokens alone. `eos_ids`: the tokens that end a completion; `context` as `left_out`.
+
+    `ties` that are trained on have ends and prompts as well, but nothing in them was chosen: they may be alike.
+    """
+    every = [*pairs, *ties]
     return [
-        *_cut(pairs, max_length, context),
-        *_tails_lost(pairs),
-        *_missing_eos(pairs, eos_ids),
+        *_cut(every, max_length, context),
+        *_tails_lost(every),
+        *_missing_eos(every, eos_ids),
         *_near_identical(pairs),
         *_length_bias(pairs),
     ]
@@ -193,7 +202,7 @@ def _near_identical(pairs: Sequence[TokenizedPair]) -> list[Alarm]:
     text = (
         f"In {_of(len(alike), len(pairs))} chosen and rejected share {SAME:.0%} of their tokens or more"
         f"{_identical(alike)}. Where so little differs, DPO tends to lower the likelihood of both (Pal et al. 2024). "
-        "Call what is as good as the same a tie: ties are not trained on. Leave such rows out of what you import; "
+        "Call what is as good as the same a tie: it teaches no difference. Leave such rows out of what you import; "
         "where pairloop writes the texts, a higher sampling.temperature makes them differ more."
     )
     return [Alarm("near-identical-pairs", _level(alike, pairs), text, _ids(alike))]
@@ -267,8 +276,8 @@ def alarms_held_out(
 class TrainingWatch:
     """Hears a training's metrics step by step, from the first, and says each alarm once."""
 
-    def __init__(self, *, beta: float, chosen_tokens: float, pairs_per_step: int, epochs: float) -> None:
-        """`chosen_tokens`: the mean length of chosen completions; `pairs_per_step`: in one optimizer step."""
+    def __init__(self, *, beta: float, chosen_tokens: float, pairs_per_step: float, epochs: float) -> None:
+        """`chosen_tokens`: the mean length of chosen completions; `pairs_per_step`: without ties."""
         self._beta = beta
         self._chosen_tokens = chosen_tokens
         self._pairs_per_step = pairs_per_step
@@ -278,7 +287,8 @@ class TrainingWatch:
 
     def hear(self, step: int, total: int, metrics: dict[str, float]) -> list[Alarm]:
         """Alarms that this step gives rise to. `metrics` have TRL's names; step 1 is the first."""
-        self._heard.append({name: metrics[name] for name in HEARD if name in metrics})
+        if heard := {name: metrics[name] for name in HEARD if name in metrics}:  # a step of ties alone has none
+            self._heard.append(heard)
         found = [*self._falling(step, total), *self._at_once(step, total)]
         fresh = [alarm for alarm in found if alarm.name not in self._said]
         self._said |= {alarm.name for alarm in fresh}

@@ -102,6 +102,9 @@ class TrainingSettings(Section):
         "ignore",
         description='"agreement": the share of votes for chosen is the chance that a label is right (sigmoid, robust).',
     )
+    ties: Literal["ignore", "davidson", "rao_kupper"] = Field(
+        "ignore", description='"davidson", "rao_kupper": train on ties too, towards equal rewards (sigmoid loss alone).'
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped labels assumed (robust loss).")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="As transformers names it: linear, cosine, constant."
@@ -146,6 +149,10 @@ class TrainingSettings(Section):
             raise ValueError("confidence does nothing without loss_type sigmoid (expected loss) or robust (unbiased)")
         if self.confidence != "ignore" and self.label_smoothing:
             raise ValueError("confidence says for each pair what label_smoothing says for all: use one of them")
+        if self.ties != "ignore" and self.loss_type != ["sigmoid"]:  # which knows no label_smoothing either
+            raise ValueError(f'ties = "{self.ties}" needs loss_type to be ["sigmoid"] and nothing else')
+        if self.ties != "ignore" and self.confidence != "ignore":
+            raise ValueError("confidence and ties both say what the loss makes of a pair's votes: use one of them")
         if self.loss_weights and len(self.loss_weights) != len(self.loss_type):
             raise ValueError("loss_weights needs one weight for each of loss_type")
         return self

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dpo_core.config import TrainingSettings
 from dpo_core.workspace import Workspace
 from store.preferences import SnapshotFilter
 
 
-def training_filter(workspace: Workspace, number: int, *, on_imports: bool = False) -> SnapshotFilter:
-    """Which comparisons a round trains on, as pairloop.toml says. For a round on imports, its own are the imported."""
-    if workspace.settings.training.comparisons == "all":
-        return snapshot_filter(workspace)
-    return snapshot_filter(workspace, round_numbers=(number,), include_imported=on_imports)
+def training_filter(training: TrainingSettings, number: int | None, *, on_imports: bool = False) -> SnapshotFilter:
+    """Which comparisons a round trains on (None: one still to be opened), as the settings of its training say.
+
+    For a round on imports, its own are the imported.
+    """
+    own = None if training.comparisons == "all" or number is None else (number,)
+    return SnapshotFilter(
+        round_numbers=own,
+        include_imported=own is None or on_imports,
+        min_agreement=training.min_agreement,
+        keep_ties=training.ties != "ignore",
+    )
 
 
 def snapshot_filter(

@@ -24,7 +24,7 @@ from sqlmodel import Session
 
 from dpo_core.config import change_training
 from dpo_core.errors import RunError
-from dpo_core.filters import snapshot_filter, training_filter
+from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.progress import note_in_log
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
@@ -38,7 +38,7 @@ from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
-from store.snapshots import cut_snapshot, read_snapshot
+from store.snapshots import cut_snapshot, rows_to_train_on
 
 log = logging.getLogger("pairloop")
 
@@ -263,10 +263,10 @@ def start_training(
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
-        wanted = training_filter(workspace, current.number, on_imports=_on_imports(session, current))
+        wanted = training_filter(asked, current.number, on_imports=_on_imports(session, current))
         snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
-        rows = texts_of(read_snapshot(snapshot=snapshot, folder=workspace.folder, split="train"))
+        rows = texts_of(rows_to_train_on(snapshot=snapshot, folder=workspace.folder))
         plan = plan_run(workspace, session=session, rows=rows, parent=parent, training=asked)
         if plan is not None and not force:
             require_fit(plan)
@@ -292,9 +292,8 @@ def plan_training(workspace: Workspace, *, changes: dict[str, Any] | None = None
     training = change_training(workspace.settings.training, changes or {})
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
-        wanted = snapshot_filter(workspace)
-        if state.round is not None and state.round.status != RoundStatus.DONE:
-            wanted = training_filter(workspace, state.round.number, on_imports=state.imported > 0)
+        number = None if state.round is None or state.round.status == RoundStatus.DONE else state.round.number
+        wanted = training_filter(training, number, on_imports=state.imported > 0)
         return next_plan(workspace, session=session, wanted=wanted, parent=state.checkpoint, training=training)
 
 

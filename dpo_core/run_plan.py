@@ -44,8 +44,9 @@ def next_plan(
     workspace: Workspace, *, session: Session, wanted: SnapshotFilter, parent: Checkpoint, training: TrainingSettings
 ) -> MemoryPlan | None:
     """The plan of training `parent` on what has been compared so far."""
-    found = poll_comparisons(session=session, filter=wanted).preferences
-    rows = [(each.prompt, each.chosen, each.rejected) for each in found if not each.held_out]
+    poll = poll_comparisons(session=session, filter=wanted)
+    found = [each for each in [*poll.preferences, *poll.ties] if not each.held_out]
+    rows = [(each.prompt, each.chosen, each.rejected) for each in found]
     return plan_run(workspace, session=session, rows=rows, parent=parent, training=training)
 
 
@@ -161,7 +162,7 @@ def _seconds(
         if (before.get("base"), before.get("tuning")) != (model.base, model.tuning) or not figures.get("pairs"):
             continue
         epochs = (run.settings.get("training") or {}).get("num_train_epochs") or 1
-        each = figures["seconds"] / (figures["pairs"] * epochs)
+        each = figures["seconds"] / ((figures["pairs"] + figures.get("ties", 0)) * epochs)
         then = (run.settings.get("plan") or {}).get("processes", 1)
         faster = processes.count / then if processes.on_cards else 1.0
         return round(float(each * work.pairs * training.num_train_epochs) / faster, 1)

@@ -16,7 +16,7 @@ from dpo_core.errors import SettingsError
 Point = dict[str, Any]
 SHORT = {"lr": "learning_rate", "epochs": "num_train_epochs"}
 # The reference, the pairs, or what the points are held against.
-FIXED = ("max_length", "bf16", "comparisons", "min_agreement", "prefix_sharing", "drift_samples", "seed")
+FIXED = ("max_length", "bf16", "comparisons", "min_agreement", "ties", "prefix_sharing", "drift_samples", "seed")
 MOST = 16
 
 

@@ -54,6 +54,7 @@ from store.checkpoints import add_checkpoint
 from store.database import writing
 from store.models import Checkpoint, Round, RoundStatus, Run
 from store.runs import check_run_held, finish_run
+from store.wording import counted
 
 log = logging.getLogger("pairloop")
 LEAST_CONFIDENCE = 0.55  # a majority by ties alone; at a half a label says nothing and the unbiased loss has no value
@@ -73,9 +74,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     plan = make_plan(workspace, run, progress)
     progress.sound(alarms_in(workspace, plan))
     plan = settle_precision(workspace, plan, _adapter(plan), progress)
-    log.info(
-        "%s: %d pairs to train on, %d held out, from %s", plan.name, len(plan.train), len(plan.test), plan.parent.name
-    )
+    log.info("%s: %s to train on, %d held out, from %s", plan.name, _amount(plan), len(plan.test), plan.parent.name)
     if not ranks.is_leader():
         _take_part(workspace, plan, progress)
         return
@@ -85,6 +84,11 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     with writing(workspace.engine) as session:
         _finish(session, run, found, progress)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
+
+
+def _amount(plan: Plan) -> str:
+    pairs = counted(len(plan.train), "pair")
+    return pairs if plan.training.ties == "ignore" else f"{pairs} and {counted(len(plan.ties), 'tie')}"
 
 
 def _take_part(workspace: Workspace, plan: Plan, progress: RunProgress) -> None:
@@ -138,10 +142,11 @@ def _free_memory() -> None:
 
 
 def _reference(workspace: Workspace, plan: Plan, progress: RunProgress) -> dict[str, list[PairLogps]]:
-    """Log-probs under the parent (both splits) and the base (held-out pairs), computed unless known."""
-    both = checkpoint_logps(workspace, plan.parent, [*plan.train, *plan.test], plan.training, progress)
+    """Log-probs under the parent (what is trained on, held-out pairs) and the base (these), computed unless known."""
+    trained = plan.train_and_ties
+    both = checkpoint_logps(workspace, plan.parent, [*trained, *plan.test], plan.training, progress)
     base = checkpoint_logps(workspace, plan.base, plan.test, plan.training, progress)
-    return {"train": both[: len(plan.train)], "test": both[len(plan.train) :], "base": base}
+    return {"train": both[: len(trained)], "test": both[len(trained) :], "base": base}
 
 
 def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], progress: RunProgress) -> dict[str, Any]:
@@ -166,14 +171,17 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         model,
         tokenizer,
         trainer_arguments(plan.training, folder),
-        training_rows(plan.train, reference, _confidence(plan)),
+        training_rows(plan.train_and_ties, reference, _confidence(plan), _tie_flags(plan)),
         on_log=hear,
         peft_config=_adapter(plan),
         prefix_sharing=plan.training.prefix_sharing,
         pass_tokens=plan.training.pass_tokens,
+        ties=plan.training.ties,
     )
     outcome = _run_trainer(trainer, resumed, progress)
     figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
+    if plan.training.ties != "ignore":
+        figures["ties"] = len(plan.ties)
     weights = trainer.gathered_weights()
     if ranks.is_leader():
         _save(trainer, weights, target, _lineage(plan, progress.run_id, figures), progress)
@@ -186,6 +194,13 @@ def _confidence(plan: Plan) -> list[float] | None:
         return None
     agreement = {pair.pair_id: pair.agreement for pair in plan.found["train"]}
     return [max(LEAST_CONFIDENCE, agreement[pair.pair_id]) for pair in plan.train]
+
+
+def _tie_flags(plan: Plan) -> list[bool] | None:
+    """Which of what is trained on are ties; None where none may be."""
+    if plan.training.ties == "ignore":
+        return None
+    return [False] * len(plan.train) + [True] * len(plan.ties)
 
 
 def _run_trainer(trainer: PairTrainer, resumed: Path | None, progress: RunProgress) -> Any:
@@ -204,11 +219,12 @@ def _run_trainer(trainer: PairTrainer, resumed: Path | None, progress: RunProgre
 def _watch(plan: Plan, progress: RunProgress, done: int) -> TrainingWatch:
     """A watch that has heard the `done` steps of earlier attempts, and said what they gave rise to."""
     training = plan.training
-    pairs_per_step = training.batch_size * training.gradient_accumulation_steps * ranks.count()
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps * ranks.count()
+    rows = len(plan.train_and_ties)
     watch = TrainingWatch(
         beta=training.beta,
         chosen_tokens=fmean(len(pair.chosen_ids) for pair in plan.train),
-        pairs_per_step=min(pairs_per_step, len(plan.train)),
+        pairs_per_step=min(rows_per_step, rows) * len(plan.train) / rows,  # ties are not among the figures heard
         epochs=training.num_train_epochs,
     )
     for entry in read_metrics(progress.folder):

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,16 @@ from dpo_core import ranks
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import DivergedError
 from dpo_core.logps import PairLogps
-from dpo_core.losses import expected_correction, unbiased_correction
+from dpo_core.losses import expected_correction, tie_correction, unbiased_correction
 from dpo_core.passes import Batch, pair_lengths, take_pairs, token_passes
 from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
 
 CONFIDENCE = "confidence"  # a row's: the probability that its label is right
+TIE = "tie"  # a row's: whether its two texts were called equally good
+# Figures of which a pair that is a tie has none: which of its texts is `chosen` means nothing.
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+OF_DECIDED = (*REWARDS, "logps/chosen", "logps/rejected")
 WHOLE = {"aot", "aot_unpaired", "sft"}  # losses of a batch that are not the mean of its pairs' losses
 CORRECTIONS = {"sigmoid": expected_correction, "robust": unbiased_correction}  # of the losses that know confidence
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
@@ -43,7 +47,8 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     """trl.DPOTrainer for prepared pairs. `on_log(step, total, metrics)` hears every step; raising there ends it.
 
     `pass_tokens`: a batch of more tokens goes through the model in several passes, whose gradients add up to the
-    batch's. The order of the pairs, and which of them make up a step, are TRL's.
+    batch's. The order of the pairs, and which of them make up a step, are TRL's. `ties` names the loss of rows that say
+    whether they are ties.
     """
 
     _signature_columns: list[str]
@@ -59,10 +64,12 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         peft_config: Any = None,
         prefix_sharing: bool = True,
         pass_tokens: int | None = None,
+        ties: str = "ignore",
     ) -> None:
         self._on_log = on_log
         self._pass_tokens = pass_tokens
         self._share = 1.0  # of the batch's pairs, that are in this pass
+        self._ties = ties
         super().__init__(
             model=model,
             args=args,
@@ -87,17 +94,21 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if CONFIDENCE not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, CONFIDENCE]
+            self._signature_columns = [*self._signature_columns, CONFIDENCE, TIE]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """TRL's loss; where pairs carry a confidence, with what their losses have beyond it."""
-        confidence = inputs.pop(CONFIDENCE, None)
-        if confidence is None:
+        """TRL's loss; where pairs carry a confidence or may be ties, with what their losses have beyond it."""
+        confidence, ties = inputs.pop(CONFIDENCE, None), inputs.pop(TIE, None)
+        if confidence is None and ties is None:
             return super()._compute_loss(model, inputs, return_outputs)
         with outputs_of(model) as outputs:
             loss = super()._compute_loss(model, inputs, False)
         chosen, rejected = outputs[0].log_probs.sum(dim=1).chunk(2)  # (B,) each
         logits = self.beta * (chosen - inputs["ref_chosen_logps"] - rejected + inputs["ref_rejected_logps"])
+        if ties is not None:
+            references = torch.stack((inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]), dim=1)
+            self._log_decided(torch.stack((chosen, rejected), dim=1).detach(), references, ties)
+            return loss + self.loss_weights[0] * tie_correction(self._ties, logits, ties).mean()
         for name, weight in zip(self.loss_types, self.loss_weights, strict=True):
             if name in CORRECTIONS:
                 loss = loss + weight * CORRECTIONS[name](logits, confidence).mean()
@@ -110,7 +121,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
             return super().training_step(model, inputs, num_items_in_batch)
         pairs = sum(map(len, passes))
         loss = torch.zeros((), device=self.args.device)
-        with merged_metrics(self._metrics["train"]) as weights:
+        with merged_metrics(self._metrics["train"], but=OF_DECIDED if TIE in inputs else ()) as weights:
             for places in passes:
                 part = take_pairs(inputs, places)
                 weights.append(metric_weights(part))
@@ -130,6 +141,23 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         """TRL's loss, as large as this pass's share of the batch."""
         loss = super().compute_loss(model, inputs, return_outputs, **rest)
         return loss if self._share == 1 else self._share * loss
+
+    def _log_decided(self, logps: torch.Tensor, references: torch.Tensor, ties: torch.Tensor) -> None:
+        """Put decided pairs' figures in place of those that TRL has just logged for all.
+
+        `logps` and `references` are (B, 2). One figure for each pair, so that their mean over a step is that over its
+        decided pairs; a step of ties alone logs none. Figures over tokens (entropy, logits/*) are TRL's still.
+        """
+        rows = torch.cat((logps, self.beta * (logps - references), ties[:, None]), dim=1)
+        gathered = self.accelerator.gather(rows)  # (processes * B, 5)
+        chosen, rejected, chosen_reward, rejected_reward, _ = gathered[gathered[:, 4] == 0].T
+        margins = chosen_reward - rejected_reward
+        figures = (chosen_reward, rejected_reward, margins, (margins > 0).float(), chosen, rejected)
+        logged = self._metrics["train" if self.model.training else "eval"]
+        for name, values in zip(OF_DECIDED, figures, strict=True):
+            logged[name] = logged[name][:-1] + values.tolist()  # the last one is TRL's for this batch
+            if not logged[name]:
+                del logged[name]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """TRL would write a card for the hub beside each checkpoint; lineage is in pairloop.json and the database."""
@@ -160,13 +188,13 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
 
 @dataclass
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's collator, with the pairs' confidence where the rows have one."""
+    """TRL's collator, with the pairs' confidence and whether they are ties where the rows say so."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """(B,) under `confidence`, beside what TRL makes of the rows."""
+        """(B,) under `confidence` and `tie`, beside what TRL makes of the rows."""
         batch: dict[str, Any] = super().torch_call(examples)
-        if CONFIDENCE in examples[0]:
-            batch[CONFIDENCE] = torch.tensor([example[CONFIDENCE] for example in examples])
+        for name in {CONFIDENCE, TIE} & set(examples[0]):
+            batch[name] = torch.tensor([example[name] for example in examples])
         return batch
 
 
@@ -183,14 +211,17 @@ def metric_weights(batch: Batch) -> dict[str, float]:
 
 
 @contextmanager
-def merged_metrics(metrics: dict[str, list[float]]) -> Iterator[list[dict[str, float]]]:
-    """Make one entry of what several passes add to `metrics`, weighted by what the block puts into the list."""
+def merged_metrics(metrics: dict[str, list[float]], *, but: Collection[str] = ()) -> Iterator[list[dict[str, float]]]:
+    """Make one entry of what several passes add to `metrics`, weighted by what the block puts into the list.
+
+    All `but` these, which have an entry for each pair.
+    """
     before = {name: len(values) for name, values in metrics.items()}
     weights: list[dict[str, float]] = []
     yield weights
     for name, values in metrics.items():
         added = values[before.get(name, 0) :]
-        if len(added) == len(weights):  # what is a running count has one entry only
+        if name not in but and len(added) == len(weights):  # what is a running count has one entry only
             shares = [each.get(name, each[""]) for each in weights]
             mean = sum(share * value for share, value in zip(shares, added, strict=True)) / sum(shares)
             values[before.get(name, 0) :] = [mean]
@@ -231,12 +262,15 @@ def _diverged(what: str, step: int, *, last_good: int) -> DivergedError:
 
 
 def training_rows(
-    pairs: Sequence[TokenizedPair], reference: Sequence[PairLogps], confidence: Sequence[float] | None = None
+    pairs: Sequence[TokenizedPair],
+    reference: Sequence[PairLogps],
+    confidence: Sequence[float] | None = None,
+    ties: Sequence[bool] | None = None,
 ) -> Dataset:
     """The pairs with their reference log-probs, as TRL's trainer and collator take them.
 
     `confidence` is the probability of each pair's label to be right, above a half. Where all are 1 it is left out: the
-    loss is then TRL's to the last bit.
+    loss is then TRL's to the last bit. `ties` says which pairs are ties, where these are trained on.
     """
     rows = [
         pair.row | {"ref_chosen_logps": known.chosen, "ref_rejected_logps": known.rejected}
@@ -244,6 +278,8 @@ def training_rows(
     ]
     if confidence is not None and set(confidence) != {1.0}:
         rows = [row | {CONFIDENCE: share} for row, share in zip(rows, confidence, strict=True)]
+    if ties is not None:
+        rows = [row | {TIE: tie} for row, tie in zip(rows, ties, strict=True)]
     return Dataset.from_list(rows)
 
 

@@ -15,7 +15,7 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading
 from store.models import Checkpoint, Run, Snapshot
-from store.snapshots import PreferencePair, get_snapshot, snapshot_pairs
+from store.snapshots import SPLITS, TIES, PreferencePair, get_snapshot, snapshot_pairs
 
 log = logging.getLogger("pairloop")
 
@@ -24,6 +24,7 @@ log = logging.getLogger("pairloop")
 class Plan:
     """What a train run works with: records, settings, and the pairs, as cut (`found`) and as tokens.
 
+    `train` and `test` are preferences. `ties` are trained on too where the settings say so, and none where they do not.
     `sweep` are the settings in which its trainings differ; `point` those of one of them.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     found: dict[str, list[PreferencePair]]
     train: list[TokenizedPair]
     test: list[TokenizedPair]
+    ties: list[TokenizedPair] = field(default_factory=list)
     point: Point = field(default_factory=dict)
     sweep: tuple[Point, ...] = ()
 
@@ -44,6 +46,11 @@ class Plan:
     def kind(self) -> str:
         """Full weights or an adapter: once an adapter, always one."""
         return "lora" if self.model.tuning == "lora" or self.parent.kind == "lora" else "full"
+
+    @property
+    def train_and_ties(self) -> list[TokenizedPair]:
+        """Whatever is trained on, the preferences first."""
+        return [*self.train, *self.ties]
 
     @property
     def points(self) -> list[Plan]:
@@ -76,7 +83,7 @@ def make_plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
         snapshot = get_snapshot(session=session, name=settings["snapshot"])
         pairs = {
             split: snapshot_pairs(session=session, snapshot=snapshot, folder=workspace.folder, split=split)
-            for split in ("train", "test")
+            for split in (*SPLITS, *((TIES,) if training.ties != "ignore" else ()))
         }
     count = sum(map(len, pairs.values()))
     progress.report("tokenize", 0, count)
@@ -95,6 +102,7 @@ def make_plan(workspace: Workspace, run: Run, progress: RunProgress) -> Plan:
         found=pairs,
         train=tokens["train"],
         test=tokens["test"],
+        ties=tokens.get(TIES, []),
         sweep=tuple(settings["sweep"]),
     )
 
@@ -119,9 +127,10 @@ def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     room, context = plan.training.max_length, positions(workspace)
     tokenizer = load_tokenizer(workspace.checkpoint_path(plan.parent))
     ends = saved_stop_ids(workspace.checkpoint_path(plan.base), tokenizer)
-    found = alarms_before(plan.train, eos_ids=ends, max_length=room, context=context)
+    found = alarms_before(plan.train, ties=plan.ties, eos_ids=ends, max_length=room, context=context)
+    pairs = [*plan.found["train"], *plan.found.get(TIES, [])]
     return [
-        *left_out(plan.found["train"], plan.train, max_length=room, context=context),
-        *with_examples(found, plan.found["train"]),
+        *left_out(pairs, plan.train_and_ties, max_length=room, context=context),
+        *with_examples(found, pairs),
         *alarms_held_out(plan.found["test"], plan.test, max_length=room, context=context),
     ]

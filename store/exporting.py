@@ -1,5 +1,7 @@
 """Snapshots -> dataset folders that `datasets.load_dataset` opens and an untouched `trl.DPOTrainer` trains on.
 
+Ties that a snapshot keeps are left out: the format has no place for them, and the card says how many there are.
+
 Two styles. Conversational: `prompt`, `chosen`, `rejected` are lists of messages, and the trainer applies its chat
 template. Plain: they are text, for trainers and models without a template; `plain_prompt` says how turns are written.
 """
@@ -22,7 +24,8 @@ from store.hashing import file_hash
 from store.models import Snapshot
 from store.preferences import REASONS
 from store.prompts import Message
-from store.snapshots import SPLITS, read_snapshot, verify_snapshot
+from store.snapshots import SPLITS, TIES, read_snapshot, verify_snapshot
+from store.wording import counted
 from store.writing_files import folder_written_aside
 
 STYLES = ("conversational", "plain")
@@ -217,7 +220,7 @@ def _labeled(snapshot: Snapshot, rows: list[dict[str, Any]]) -> str:
     several = sum(row["annotators"] > 1 for row in rows)
     share = snapshot.manifest["filter"]["min_agreement"]
     return (
-        f"Annotators compared two completions of one prompt. {len(rows)} preferences come from "
+        f"Annotators compared two completions of one prompt. {len(rows)} preferences{_ties(snapshot)} come from "
         f"{snapshot.manifest['used']} comparisons; {several} were compared by more than one annotator. {imported} were "
         "imported with the verdict their source gave; the others were compared in pairloop, which does not show what "
         "wrote which. Where several compared, the majority decides, if at least "
@@ -226,12 +229,15 @@ def _labeled(snapshot: Snapshot, rows: list[dict[str, Any]]) -> str:
     )
 
 
+def _ties(snapshot: Snapshot) -> str:
+    kept = snapshot.manifest["pairs"].get(TIES)
+    return f" (and {counted(kept, 'tie')} that the snapshot keeps, not in this dataset)" if kept else ""
+
+
 def _left_out(snapshot: Snapshot) -> str:
     dropped = [(REASONS[reason], str(count)) for reason, count in snapshot.manifest["dropped"].items() if count]
-    counted = f"Of {snapshot.manifest['comparisons']} comparisons, {snapshot.manifest['used']} were used."
-    return (
-        f"{counted}\n\n{_table(('left out', 'comparisons'), dropped)}" if dropped else f"{counted} None was left out."
-    )
+    used = f"Of {snapshot.manifest['comparisons']} comparisons, {snapshot.manifest['used']} were used."
+    return f"{used}\n\n{_table(('left out', 'comparisons'), dropped)}" if dropped else f"{used} None was left out."
 
 
 def _sources(session: Session, rows: list[dict[str, Any]]) -> str:

@@ -5,7 +5,9 @@ Pairs with the same two texts (asked in two rounds, or asked here and imported) 
 
 The rules, for the votes (verdicts other than skip) on two texts:
 - the side with more votes is chosen; none, where both have as many;
-- agreement is the chosen side's share of all votes, ties and both-bads among them; below `min_agreement` it is dropped.
+- agreement is the chosen side's share of all votes, ties and both-bads among them; below `min_agreement` it is dropped;
+- with `keep_ties`, what comes to no preference is a tie where more votes say tie than name either side, and their share
+  is `min_agreement` or more. Ties on held-out prompts are dropped as ever: there is nothing to judge by them.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class SnapshotFilter:
 
     `round_numbers`: these rounds only (None: all). `include_imported`: imported preferences too.
     `min_agreement`: the least share of votes for the chosen side. `max_chars`: prompt and longer completion together.
-    `exclude_annotators`: names. `min_pairs`: refuse to cut with fewer preferences to train on.
+    `exclude_annotators`: names. `min_pairs`: refuse to cut with fewer preferences to train on. `keep_ties`: keep ties,
+    beside the preferences and apart from them.
     """
 
     round_numbers: tuple[int, ...] | None = None
@@ -60,6 +63,7 @@ class SnapshotFilter:
     max_chars: int | None = None
     exclude_annotators: tuple[str, ...] = ()
     min_pairs: int = 2
+    keep_ties: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_agreement <= 1:
@@ -75,12 +79,14 @@ class SnapshotFilter:
             "min_agreement": float(self.min_agreement),
         }
         del described["min_pairs"]  # it can only refuse
+        if not self.keep_ties:  # what was cut before ties could be kept has the same hash today
+            del described["keep_ties"]
         return described
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One row of a snapshot."""
+    """One row of a snapshot. In a tie the text with the lower hash stands as `chosen`, which means nothing."""
 
     prompt: list[Message]
     prompt_hash: str
@@ -89,19 +95,21 @@ class Preference:
     chosen_source: str  # the checkpoint's name, or where an imported text came from
     rejected_source: str
     annotators: int  # how many took part
-    agreement: float  # the share of votes that went to `chosen`
+    agreement: float  # the share of votes that went to `chosen`, or that said tie
     purpose: str
     round: int | None  # the first round it was compared in; None if it was imported
     held_out: bool
+    tie: bool = False
 
 
 @dataclass(frozen=True)
 class Poll:
-    """Preferences, how many comparisons they were made of, and how many were dropped for which reason."""
+    """Preferences and ties, how many comparisons were looked at, and how many were dropped for which reason."""
 
     preferences: list[Preference]
     comparisons: int
     dropped: dict[str, int]
+    ties: list[Preference]  # empty unless the filter keeps them
 
     def described_drops(self) -> str:
         """The dropped comparisons in words: "31 ties, 1 skip"."""
@@ -152,14 +160,15 @@ def poll_comparisons(*, session: Session, filter: SnapshotFilter) -> Poll:
     dropped = dict.fromkeys(REASONS, 0) | Counter(reason for one in said if (reason := _reason_to_drop(one, filter)))
     usable = [one for one in said if not _reason_to_drop(one, filter)]
     contents = _pair_contents(session, sorted({one.pair_id for one in usable}))
-    preferences = []
+    kept = []
     for poll in _gathered(usable, contents):
         outcome = _outcome(poll, filter)
         if isinstance(outcome, Preference):
-            preferences.append(outcome)
+            kept.append(outcome)
         else:
             dropped = {reason: count + outcome[reason] for reason, count in dropped.items()}
-    return Poll(preferences, len(said), dropped)
+    preferences, ties = ([each for each in kept if each.tie == tie] for tie in (False, True))
+    return Poll(preferences, len(said), dropped, ties)
 
 
 def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
@@ -242,19 +251,19 @@ def _gathered(said: Iterable[_Said], contents: dict[int, _PairContent]) -> list[
 
 
 def _outcome(poll: _Poll, filter: SnapshotFilter) -> Preference | Counter[str]:
-    """The preference that the votes add up to, or the votes counted by why there is none."""
+    """The preference or tie that the votes add up to, or the votes counted by why there is neither."""
     content, votes = poll.contents[0], Counter(vote for _, vote in poll.votes)
     if content.a.text.strip() == content.b.text.strip():
         return Counter(identical=votes.total())
     if filter.max_chars is not None and _characters(content) > filter.max_chars:
         return Counter(over_length=votes.total())
     chosen, rejected = sorted((content.a.hash, content.b.hash), key=votes.__getitem__, reverse=True)
-    if votes[chosen] == 0:
-        return votes
-    agreement = votes[chosen] / votes.total()
-    if votes[chosen] == votes[rejected] or agreement < filter.min_agreement:
-        return Counter(low_agreement=votes.total())
-    return _preference(poll, chosen, rejected, agreement)
+    agreement, tied = votes[chosen] / votes.total(), votes[Verdict.TIE] / votes.total()
+    if votes[chosen] > votes[rejected] and agreement >= filter.min_agreement:
+        return _preference(poll, chosen, rejected, agreement)
+    if filter.keep_ties and not content.held_out and tied > agreement and tied >= filter.min_agreement:
+        return _preference(poll, min(chosen, rejected), max(chosen, rejected), tied, tie=True)
+    return Counter(low_agreement=votes.total()) if votes[chosen] else votes
 
 
 def _characters(content: _PairContent) -> int:
@@ -262,7 +271,7 @@ def _characters(content: _PairContent) -> int:
     return asked + max(len(content.a.text), len(content.b.text))
 
 
-def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float) -> Preference:
+def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float, *, tie: bool = False) -> Preference:
     texts = [text for content in poll.contents for text in (content.a, content.b)]
     # Where several pairs show the same texts, the first in order speaks for them: the same one whatever their ids.
     best = min((text for text in texts if text.hash == chosen), key=lambda text: text.source)
@@ -280,4 +289,5 @@ def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float) -> Pr
         purpose=Purpose.TRAIN.value,
         round=min((each.round for each in poll.contents if each.round is not None), default=None),
         held_out=content.held_out,
+        tie=tie,
     )

@@ -1,7 +1,8 @@
 """Snapshots: immutable, content-hashed preference datasets cut from the comparisons.
 
-On disk: `snapshots/<first 12 of the hash>/` with `train.jsonl`, `test.jsonl` (held-out prompts) and `manifest.json`.
-The manifest holds the hashes of both files, the filter and what was dropped; its own hash names the snapshot.
+On disk: `snapshots/<first 12 of the hash>/` with `train.jsonl`, `test.jsonl` (held-out prompts) and `manifest.json`;
+where the filter keeps ties, those to train on are in `ties.jsonl`.
+The manifest holds the hashes of these files, the filter and what was dropped; its own hash names the snapshot.
 The same comparisons and the same filter give the same bytes on any machine, in any order, with any ids.
 """
 
@@ -26,6 +27,7 @@ from store.wording import counted
 from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
+TIES = "ties"
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 
@@ -39,7 +41,7 @@ class PreferencePair:
     chosen: str
     rejected: str
     chosen_side: str  # which completion of the pair was chosen, "a" or "b"
-    agreement: float  # the share of votes that went to `chosen`
+    agreement: float  # the share of votes that went to `chosen`, or that said tie
     annotators: int
 
 
@@ -54,6 +56,8 @@ def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | Non
     poll = poll_comparisons(session=session, filter=filter)
     splits = {split: _lines(poll.preferences, held_out=split == "test") for split in SPLITS}
     _require_enough(poll, len(splits["train"]), filter)
+    if filter.keep_ties:
+        splits[TIES] = _lines(poll.ties, held_out=False)
     manifest = _manifest(poll, filter, splits)
     hashed = content_hash(manifest)
     path = Path("snapshots") / hashed[:12]
@@ -67,7 +71,7 @@ def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | Non
 
 def _lines(preferences: Iterable[Preference], *, held_out: bool) -> list[str]:
     rows = (vars(preference) for preference in preferences if preference.held_out == held_out)
-    lines = [canonical_json({name: row[name] for name in row if name != "held_out"}) for row in rows]
+    lines = [canonical_json({name: row[name] for name in row if name not in ("held_out", "tie")}) for row in rows]
     return sorted(lines, key=text_hash)
 
 
@@ -76,6 +80,7 @@ def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
     dropped = f" Left out: {poll.described_drops()}." if poll.described_drops() else ""
     are = "is on a held-out prompt" if held_out == 1 else "are on held-out prompts"
     aside = f" {held_out} of them {are}, never trained on." if held_out else ""
+    aside += f" {counted(len(poll.ties), 'tie')} cannot be trained on alone." if poll.ties else ""
     if not poll.comparisons:
         raise SnapshotError("There are no comparisons to cut a snapshot from yet. Compare some pairs first.")
     made = counted(poll.comparisons, "comparison")
@@ -153,10 +158,20 @@ def verify_snapshot(*, snapshot: Snapshot, folder: Path) -> None:
 
 
 def read_snapshot(*, snapshot: Snapshot, folder: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of one split, `train` or `test`, checked against the manifest. Raises SnapshotError."""
+    """The rows of one split, checked against the manifest: `train`, `test`, or `ties`, where these were kept.
+
+    Raises SnapshotError.
+    """
     _check_files(folder / snapshot.path, snapshot.manifest)
+    if split == TIES and f"{TIES}.jsonl" not in snapshot.manifest["files"]:
+        return []
     raw = (folder / snapshot.path / f"{split}.jsonl").read_bytes()
     return [json.loads(line) for line in raw.split(b"\n") if line]
+
+
+def rows_to_train_on(*, snapshot: Snapshot, folder: Path) -> list[dict[str, Any]]:
+    """Preferences, then ties if the snapshot keeps them. Raises SnapshotError."""
+    return [row for split in ("train", TIES) for row in read_snapshot(snapshot=snapshot, folder=folder, split=split)]
 
 
 def snapshot_pairs(*, session: Session, snapshot: Snapshot, folder: Path, split: str) -> list[PreferencePair]:

@@ -245,12 +245,17 @@ def _trained(run: Run) -> dict[str, str]:
     kl, lengths = found.get("kl") or {}, found.get("lengths") or {}
     return {
         "Checkpoint": str(found.get("checkpoint") or run.settings["name"]),
-        "Pairs trained on": f"{(found.get('train') or {}).get('pairs', 0):,}",
+        "Pairs trained on": _trained_on(found.get("train") or {}),
         "Computed in": str((found.get("train") or {}).get("precision", "–")),
         **_judged_facts(found.get("eval") or {}),
         "KL to its parent": f"{kl['nats']:.1f} nats an answer" if kl else "–",
         "Tokens an answer": f"{lengths['before']:.0f} → {lengths['after']:.0f}" if lengths else "–",
     }
+
+
+def _trained_on(figures: dict[str, Any]) -> str:
+    ties = figures.get("ties")
+    return f"{figures.get('pairs', 0):,}" + (f" and {counted(ties, 'tie')}" if ties else "")
 
 
 def _judged(run: Run) -> dict[str, str]:

@@ -65,8 +65,8 @@ def healthy(count: int = 40) -> list[TokenizedPair]:
     return [pair(number, texts[2 * number], texts[2 * number + 1]) for number in range(count)]
 
 
-def before(pairs: list[TokenizedPair]) -> dict[str, Alarm]:
-    found = alarms_before(pairs, eos_ids={EOS, 98}, max_length=64)
+def before(pairs: list[TokenizedPair], ties: list[TokenizedPair] | None = None) -> dict[str, Alarm]:
+    found = alarms_before(pairs, ties=ties or [], eos_ids={EOS, 98}, max_length=64)
     assert len({alarm.name for alarm in found}) == len(found)
     return {alarm.name: alarm for alarm in found}
 
@@ -109,6 +109,15 @@ def test_completions_that_max_length_cuts() -> None:
     assert found["missing-eos"].pairs == (7,)
     ended = TokenizedPair(8, "a", [1, 2], list(range(60)), [5, EOS], 0, 12, 0)
     assert set(before([*healthy(), ended])) == {"cut-completions"}
+
+
+def test_ties_are_read_to_their_ends_but_may_be_alike() -> None:
+    alike = [pair(100 + number, [5] * 60, [5] * 60, cut=(12, 12), eos=False) for number in range(40)]
+    longer = [pair(200 + number, list(range(50)), list(range(10))) for number in range(40)]
+    found = before(healthy(), ties=[*alike, *longer])
+    assert set(found) == {"cut-completions"}
+    assert "40 of 120 pairs" in found["cut-completions"].text
+    assert {"near-identical-pairs", "length-bias"} <= set(before([*healthy(), *alike, *longer]))
 
 
 def test_a_model_without_more_positions_is_not_said_to_need_a_higher_max_length() -> None:
@@ -242,6 +251,13 @@ def test_the_fall_is_told_in_figures() -> None:
     found = [alarm for step in range(1, 13) for alarm in watch.hear(step, 12, {"rewards/chosen": -1.0})]
     assert [alarm.name for alarm in found] == ["chosen-log-probs-falling"]
     assert "10 nats below the parent's, 0.2 a token (each 18% less likely)" in found[0].text  # 1 - e^-0.2 = 0.181
+
+
+def test_steps_of_ties_alone_are_passed_over() -> None:
+    watch = TrainingWatch(beta=0.1, chosen_tokens=50, pairs_per_step=8, epochs=1)
+    rewards = [{} if step % 2 else {"rewards/chosen": -1.0} for step in range(1, 13)]
+    said = [alarm.name for step, entry in enumerate(rewards, 1) for alarm in watch.hear(step, 12, {"loss": 1} | entry)]
+    assert said == ["chosen-log-probs-falling"]
 
 
 def test_accuracy_that_is_perfect_at_once() -> None:

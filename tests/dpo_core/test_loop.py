@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core import loop
+from dpo_core.config import change_training
 from dpo_core.errors import RunError
 from dpo_core.filters import late_ones_count, snapshot_filter, training_filter
 from dpo_core.loop import (
@@ -251,8 +252,12 @@ def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:
     assert snapshot_filter(workspace) == SnapshotFilter(min_agreement=0.7)
     told = snapshot_filter(workspace, round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
     assert told == SnapshotFilter(round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
-    assert training_filter(workspace, 3) == SnapshotFilter((3,), include_imported=False, min_agreement=0.7)
-    assert training_filter(with_training_on(workspace, "all"), 3) == SnapshotFilter(min_agreement=0.7)
+    training = workspace.settings.training
+    assert training_filter(training, 3) == SnapshotFilter((3,), include_imported=False, min_agreement=0.7)
+    assert training_filter(training, 3, on_imports=True) == SnapshotFilter((3,), min_agreement=0.7)
+    assert training_filter(training, None) == SnapshotFilter(min_agreement=0.7)
+    changed = change_training(training, {"comparisons": "all", "ties": "davidson"})
+    assert training_filter(changed, 3) == SnapshotFilter(min_agreement=0.7, keep_ties=True)
 
 
 @pytest.mark.parametrize(("named", "judged"), [(None, "round-1"), ("base", "base")])

@@ -302,10 +302,13 @@ def test_the_run_keeps_its_plan_and_has_auto_decided(with_imports: Workspace, mo
     assert story.step == Step.WAIT_FOR_TRAINING and 10 < snapshot_pairs < 20  # those held out are not trained on
 
 
-def test_time_is_what_the_last_training_took_for_each_pair_and_epoch(with_imports: Workspace) -> None:
+@pytest.mark.parametrize("trained_on", [{"pairs": 10}, {"pairs": 7, "ties": 3}])
+def test_time_is_what_the_last_training_took_for_each_pair_and_epoch(
+    with_imports: Workspace, trained_on: dict[str, int]
+) -> None:
     plan = plan_training(with_imports)
     assert plan is not None and plan.seconds is None
-    took = {"train": {"pairs": 10, "seconds": 30.0}}
+    took = {"train": trained_on | {"seconds": 30.0}}
     known = {"model": with_imports.settings.model.model_dump(), "training": {"num_train_epochs": 3}}
     with writing(with_imports.engine) as session:
         session.add(Run(kind=RunKind.TRAIN, status=RunStatus.DONE, settings=known, result=took))

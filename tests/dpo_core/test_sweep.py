@@ -48,6 +48,7 @@ def test_a_sweep_is_a_grid_of_settings() -> None:
         ("beta=0.1,-1", "greater than 0"),
         ("beta=0.1,0.1", "twice"),
         ("max_length=10,20", "max_length has to stay as it is"),
+        ("ties=davidson,rao_kupper", "ties has to stay as it is"),
         ("beta=" + ",".join(f"0.{n}" for n in range(1, 30) if n % 10), "16 are the most"),
     ],
 )

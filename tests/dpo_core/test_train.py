@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,18 @@ from safetensors.torch import load_file
 from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
+from dpo_core.config import TrainingSettings, change_training
 from dpo_core.errors import RunError, SettingsError
-from dpo_core.loop import Step, decide, go_on, read_loop, return_to_comparing, start_round, start_training
+from dpo_core.loop import (
+    Step,
+    decide,
+    go_on,
+    plan_training,
+    read_loop,
+    return_to_comparing,
+    start_round,
+    start_training,
+)
 from dpo_core.progress import read_metrics
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
@@ -93,7 +104,7 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     lineage = json.loads((workspace.folder / "checkpoints" / "round-1" / "pairloop.json").read_text())
     assert lineage["parent"] == "base" and lineage["run"] == run.id
     assert lineage["snapshot"] == run.settings["snapshot"]
-    assert lineage["training"] == run.settings["training"] == checkpoint.settings["training"]
+    assert lineage["training"] == checkpoint.settings["training"] == run.settings["training"] | {"bf16": False}
     assert "trl==" in checkpoint.code_version
     assert checkpoint.metrics["eval"]["pairs"] == len(rewards) > 0
     assert {reward.pair_id for reward in rewards} <= held_out
@@ -259,3 +270,60 @@ def test_doubtful_labels_count_less_and_certain_ones_as_ever(make_workspace: Mak
 
     assert same(by("agreement", disagree=False), by("ignore", disagree=False)), "TRL's loss to the last bit"
     assert not same(by("agreement", disagree=True), by("ignore", disagree=True))
+
+
+def some_tied(left: str, right: str) -> str:
+    return "tie" if (len(left) + len(right)) % 3 == 0 else prefer_longer(left, right)
+
+
+@pytest.mark.parametrize("ties", ["davidson", "rao_kupper"])
+def test_ties_are_trained_on_where_the_settings_of_this_training_say_so(
+    make_workspace: Make, caplog: pytest.LogCaptureFixture, ties: str
+) -> None:
+    caplog.set_level("INFO", "pairloop")
+    results: dict[str, Run] = {}
+    learned: dict[str, dict[str, Any]] = {}
+    for how in ("ignore", ties):
+        workspace = make_workspace(how, round={"comparisons": 24})
+        start_round(workspace, by="test")
+        run_next(workspace)
+        compare_all(workspace, some_tied)
+        changes = {"ties": how, "min_agreement": 0.6, "batch_size": 64, "num_train_epochs": 2}
+        plan = plan_training(workspace, changes=changes)
+        started = start_training(workspace, by="test", changes=changes)
+        results[how] = run_next(workspace)
+        assert results[how].status == RunStatus.DONE, results[how].error
+        learned[how] = weights(workspace)
+        manifest = json.loads(
+            (workspace.folder / "snapshots" / started.settings["snapshot"][:12] / "manifest.json").read_text()
+        )
+        assert manifest["filter"]["min_agreement"] == 0.6
+        figures = results[how].result["train"]
+        assert figures["pairs"] == manifest["pairs"]["train"]
+        assert figures.get("ties") == manifest["pairs"].get("ties")
+        assert plan is not None and plan.work.pairs == figures["pairs"] + figures.get("ties", 0)
+        assert results[how].result["eval"]["pairs"] == manifest["pairs"]["test"] > 0
+    pairs, tied = (results[ties].result["train"][what] for what in ("pairs", "ties"))
+    assert 1 < tied != pairs
+    first = read_metrics(workspace.run_folder(results[ties].id or 0))
+    (loss,) = [entry["loss"] for entry in first if entry["phase"] == "train" and entry["step"] == 1]
+    by_hand = (pairs * math.log(4) + tied * math.log(2)) / (pairs + tied)  # all in one step, at h = 0
+    assert loss == pytest.approx(by_hand, abs=1e-4)
+    assert f"round-1: {pairs} pairs and {tied} ties to train on" in caplog.text
+    assert any(not torch.equal(learned[ties][name], learned["ignore"][name]) for name in learned[ties])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loss_type": ["sigmoid", "sft"]}, r'needs loss_type to be \["sigmoid"\] and nothing else'),
+        ({"loss_type": ["ipo"]}, "nothing else"),
+        ({"label_smoothing": 0.1}, "label_smoothing does nothing"),
+        ({"loss_type": ["robust"], "label_smoothing": 0.1}, "nothing else"),
+        ({"confidence": "agreement"}, "use one of them"),
+    ],
+)
+def test_settings_that_do_not_go_with_ties(changes: dict[str, Any], said: str) -> None:
+    for ties in ("davidson", "rao_kupper"):
+        with pytest.raises(SettingsError, match=said):
+            change_training(TrainingSettings(), changes | {"ties": ties})

@@ -65,6 +65,7 @@ def pair_trainer(
     seen: list[dict[str, float]],
     tuning: str,
     pass_tokens: int | None = None,
+    ties: list[bool] | None = None,
 ) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = tokenize_pairs(PAIRS, tokenizer, max_length=settings.max_length)
@@ -73,11 +74,12 @@ def pair_trainer(
         load(folder),
         tokenizer,
         trainer_arguments(settings, out),
-        training_rows(tokens, reference),
+        training_rows(tokens, reference, ties=ties),
         on_log=lambda step, total, metrics: seen.append(metrics),
         peft_config=adapter(tuning),
         prefix_sharing=settings.prefix_sharing,
         pass_tokens=pass_tokens,
+        ties=settings.ties,
     )
 
 

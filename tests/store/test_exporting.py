@@ -128,6 +128,21 @@ def test_the_card_says_what_was_left_out(engine, tmp_path):
     assert "Of 41 comparisons, 38 were used." in card and "| ties | 3 |" in card
 
 
+def test_ties_that_a_snapshot_keeps_are_not_exported(engine, tmp_path):
+    make_snapshot(engine, tmp_path, SOME)
+    with writing(engine) as session:
+        for comparison in session.exec(select(Comparison).limit(3)):
+            comparison.verdict = "tie"
+            session.add(comparison)
+        session.flush()
+        snapshot = cut_snapshot(session=session, folder=tmp_path, filter=SnapshotFilter(keep_ties=True))
+    report = export(engine, snapshot, tmp_path, tmp_path / "x")
+    assert report.rows == {"train": 38}
+    assert [path.name for path in (tmp_path / "x" / "data").iterdir()] == ["train.jsonl"]
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert "38 preferences (and 3 ties that the snapshot keeps, not in this dataset) come from 41 comparisons" in card
+
+
 def test_no_held_out_rows_no_test_split(engine, tmp_path):
     snapshot = make_snapshot(engine, tmp_path, SOME)
     report = export(engine, snapshot, tmp_path, tmp_path / "x")

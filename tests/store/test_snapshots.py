@@ -139,6 +139,69 @@ def test_counts_worked_out_by_hand(worked, tmp_path):
     assert rows(snapshot, tmp_path, "test") == {"held": ("y", "x")}
 
 
+def test_what_was_cut_before_ties_could_be_kept_has_the_same_hash(worked, tmp_path):
+    snapshot = cut(worked, tmp_path)
+    assert snapshot.hash == "35727d7e3e26b11e276a53c556818cfd88fc7e4688631099f2d98e722373cb6f"
+    assert not (tmp_path / snapshot.path / "ties.jsonl").exists()
+    assert read_snapshot(snapshot=snapshot, folder=tmp_path, split="ties") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "min_agreement", "is_tie"),
+    [
+        ({"Ann": "tie"}, 0.5, True),
+        ({"Ann": "tie", "Bob": "tie", "Cy": "a"}, 0.5, True),  # two of three
+        ({"Ann": "tie", "Bob": "tie", "Cy": "a"}, 0.7, False),  # too few of three
+        ({"Ann": "tie", "Bob": "both_bad"}, 0.5, True),  # half of them, and nobody for a side
+        ({"Ann": "tie", "Bob": "both_bad", "Cy": "both_bad"}, 0.5, False),
+        ({"Ann": "tie", "Bob": "a", "Cy": "b"}, 0.0, False),  # no more than for either side
+        ({"Ann": "tie", "Bob": "tie", "Cy": "a", "Di": "b"}, 0.5, True),
+        ({"Ann": "tie", "Bob": "tie", "Cy": "a"}, 0.3, False),  # it is a preference, as it would be without ties
+        ({"Ann": "both_bad"}, 0.0, False),
+        ({"Ann": "skip"}, 0.0, False),
+    ],
+)
+def test_which_votes_make_a_tie(engine, tmp_path, said, min_agreement, is_tie):
+    with writing(engine) as session:
+        say(session, [Given("asked", "x", "y", said), *(Given(f"q{n}", "x", "y", {"Ann": "a"}) for n in range(2))])
+    snapshot = cut(engine, tmp_path, keep_ties=True, min_agreement=min_agreement)
+    manifest = snapshot.manifest
+    assert set(rows(snapshot, tmp_path, "ties")) == ({"asked"} if is_tie else set())
+    assert manifest["pairs"]["ties"] == is_tie
+    assert manifest["comparisons"] == manifest["used"] + sum(manifest["dropped"].values())
+    if is_tie:
+        assert sum(manifest["dropped"].values()) == 0
+    verify_snapshot(snapshot=snapshot, folder=tmp_path)
+
+
+@pytest.mark.parametrize("min_agreement", [0.0, 0.3, 0.5, 0.7])
+def test_ties_are_kept_beside_the_preferences_which_stay_as_they_are(worked, tmp_path, min_agreement):
+    with writing(worked) as session:
+        say(session, [Given(f"t{n}", *texts, {"Ann": "tie"}) for n, texts in enumerate(("xy", "yx"))])
+        say(session, [Given("held out", "x", "y", {"Ann": "tie"}, held_out=True)])
+        say(session, [Given("the same", "x", " x", {"Ann": "tie"})])
+    without, kept = (cut(worked, tmp_path, keep_ties=on, min_agreement=min_agreement) for on in (False, True))
+    for split in ("train", "test"):
+        assert without.manifest["files"][f"{split}.jsonl"] == kept.manifest["files"][f"{split}.jsonl"]
+    found = rows(kept, tmp_path, "ties")
+    assert {"t0", "t1"} <= set(found) and not {"held out", "the same"} & set(found)
+    assert found["t0"] == found["t1"] == tuple(sorted("xy", key=text_hash))  # whichever side stood first
+    assert kept.manifest["dropped"]["tie"] >= 1  # the one on a held-out prompt
+    assert kept.manifest["used"] > without.manifest["used"]
+    row = read_snapshot(snapshot=kept, folder=tmp_path, split="ties")[0]
+    assert row.keys() == read_snapshot(snapshot=kept, folder=tmp_path, split="train")[0].keys()
+    with reading(worked) as session:
+        pairs = snapshot_pairs(session=session, snapshot=kept, folder=tmp_path, split="ties")
+    assert len(pairs) == kept.manifest["pairs"]["ties"] == len(found)
+
+
+def test_ties_alone_cannot_be_trained_on(engine, tmp_path):
+    with writing(engine) as session:
+        say(session, [Given(f"t{n}", "x", "y", {"Ann": "tie"}) for n in range(3)])
+    with pytest.raises(SnapshotError, match=r"3 comparisons, but no preference.* 3 ties cannot be trained on alone"):
+        cut(engine, tmp_path, keep_ties=True)
+
+
 def test_a_row_says_who_wrote_what_and_how_sure_it_is(worked, tmp_path):
     found = read_snapshot(snapshot=cut(worked, tmp_path), folder=tmp_path, split="train")
     by_prompt = {row["prompt"][0]["content"]: row for row in found}
@@ -224,18 +287,20 @@ def test_the_hash_does_not_depend_on_the_order_of_writing(tmp_path_factory, blan
     order = data.draw(st.permutations(pairs))
     flips = data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
     again = [flipped(pair) if flip else pair for pair, flip in zip(order, flips, strict=True)]
+    keep_ties = data.draw(st.booleans())
     hashes = []
     for folder, given_pairs in zip(folders, (pairs, again), strict=True):
         engine = open_database(f"sqlite:///{shutil.copy(blank_database, folder)}")
         with writing(engine) as session:
             say(session, given_pairs)
-        hashes.append(cut(engine, folder).hash)
+        hashes.append(cut(engine, folder, keep_ties=keep_ties).hash)
         engine.dispose()
     assert hashes[0] == hashes[1]
     files = [
         {path.name: path.read_bytes() for path in (each / "snapshots" / hashes[0][:12]).iterdir()} for each in folders
     ]
-    assert files[0] == files[1] and set(files[0]) == {"train.jsonl", "test.jsonl", "manifest.json"}
+    names = {"train.jsonl", "test.jsonl", "manifest.json"} | ({"ties.jsonl"} if keep_ties else set())
+    assert files[0] == files[1] and set(files[0]) == names
 
 
 def flipped(pair: Given) -> Given:

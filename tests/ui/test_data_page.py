@@ -10,10 +10,11 @@ import pytest
 
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
-from store.database import reading
+from store.database import reading, writing
 from store.errors import ImportFileError
+from store.preferences import SnapshotFilter
 from store.prompts import count_prompts
-from store.snapshots import list_snapshots
+from store.snapshots import cut_snapshot, list_snapshots
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, words
 from ui.transfer import export_to_workspace, import_upload, zipped
@@ -85,6 +86,14 @@ def test_a_snapshot_is_cut_and_says_what_it_left_out(compared: Workspace, open_a
     assert "<td>Pairs to train on</td><td>4</td>" in page
     assert "<td>left out: ties</td><td>1</td>" in page
     assert app.selectbox(key="snapshot").options[0].startswith(snapshot.hash[:12])
+
+
+def test_a_snapshot_that_keeps_ties_says_how_many(compared: Workspace, open_app: OpenApp) -> None:
+    with writing(compared.engine) as session:
+        cut_snapshot(session=session, folder=compared.folder, filter=SnapshotFilter(keep_ties=True))
+    page = words(open_app("data"))
+    assert "<td>Pairs to train on</td><td>4</td>" in page and "<td>Ties to train on</td><td>1</td>" in page
+    assert "left out: ties" not in page
 
 
 def test_a_snapshot_of_nothing_says_why_not(workspace: Workspace, open_app: OpenApp) -> None:

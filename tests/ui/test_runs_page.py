@@ -133,6 +133,9 @@ def test_what_a_run_came_to_in_words() -> None:
     facts = result_facts(done("train", figures))
     assert facts["Held-out accuracy"] == "50% → 80% (49% to 94%)"
     assert (facts["KL to its parent"], facts["Tokens an answer"]) == ("4.2 nats an answer", "31 → 40")
+    assert facts["Pairs trained on"] == "26"
+    tied = result_facts(done("train", figures | {"train": {"pairs": 26, "ties": 1}}))
+    assert tied["Pairs trained on"] == "26 and 1 tie"
     worse = figures | {"eval": judged | {"accuracy_after": 0.6}}
     assert facts["Checkpoint"] == "round-1"
     assert result_facts(done("train", worse | {"checkpoint": "round-1-beta-0.1"}))["Checkpoint"] == "round-1-beta-0.1"

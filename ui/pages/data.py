@@ -147,6 +147,7 @@ def manifest(snapshot: Snapshot) -> None:
     held = snapshot.manifest
     rows: list[tuple[object, object]] = [
         ("Pairs to train on", held["pairs"]["train"]),
+        *([("Ties to train on", held["pairs"]["ties"])] if "ties" in held["pairs"] else []),
         ("Pairs held out", held["pairs"]["test"]),
         ("Comparisons looked at", held["comparisons"]),
         ("of these used", held["used"]),
