@@ -74,6 +74,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     plan = make_plan(workspace, run, progress)
     progress.sound(alarms_in(workspace, plan))
     plan = settle_precision(workspace, plan, _adapter(plan), progress)
+    _free_memory()
     log.info("%s: %s to train on, %d held out, from %s", plan.name, _amount(plan), len(plan.test), plan.parent.name)
     if not ranks.is_leader():
         _take_part(workspace, plan, progress)

@@ -245,6 +245,7 @@ def ours(model: Any, tokenizer: Any, pairs: list[dict[str, Any]], given: argpars
         training_rows(tokens, reference),
         on_log=lambda *_: None,
         peft_config=adapter(given),
+        pass_tokens=training.pass_tokens,
     )
     return trainer, count(tokens)
 
