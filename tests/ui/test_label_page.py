@@ -11,7 +11,7 @@ from store.annotators import get_annotator, list_annotators, retract_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.pairs import get_pair, shown_pair
-from store.runs import list_runs
+from store.runs import fail_run, list_runs
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, said, words
 
@@ -232,6 +232,18 @@ def test_spare_pairs_can_be_compared_while_the_round_trains(pairs: Workspace, op
     assert "training already" in words(app)
     button(app, "Tie").click().run()
     assert len(said(pairs)) == 5
+
+
+def test_a_training_that_failed_is_not_said_to_go_on(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 4)
+    run = seeding.train(pairs, steps=1, of=4, finish=False)
+    with writing(pairs.engine) as session:
+        fail_run(session=session, run_id=run.id or 0, attempt=1, error="The disk is full.")
+    app = open_app()
+    assert "**Round 1 has stopped**" in words(app) and "training already" not in words(app)
+    [link] = app.get("page_link")
+    assert (link.proto.label, link.proto.page) == ("See why on the Loop page", "loop")
+    assert "Left is better" in labels(app)
 
 
 def test_once_the_round_is_trained_it_leads_to_the_decision(pairs: Workspace, open_app: OpenApp) -> None:

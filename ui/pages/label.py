@@ -128,6 +128,8 @@ def target_reached(workspace: Workspace, state: LoopState) -> None:
     elif state.step == Step.DECIDE:
         to_the_loop(f"**Round {state.round.number} is trained.** Next: decide.", "Decide")
         st.caption(story.fate_words(late_ones_count(workspace)))
+    elif state.step == Step.MEND_RUN:
+        to_the_loop(f"**Round {state.round.number} has stopped**, and waits for a decision.", "See why")
     elif state.round.status == RoundStatus.TRAINING:
         fate = story.fate_words(late_ones_count(workspace))
         st.caption(f"Round {state.round.number} is training already. {fate}")
