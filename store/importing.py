@@ -215,13 +215,15 @@ class _Import:
         while True:
             with reading(self.engine) as session:
                 seen, planned = _last_import(session), plan(session)
+            before = self.seen_before()  # after `seen`: an import of these very bytes ended earlier, or shows in _write
+            if before is not None:
+                return before
             try:
                 report = self._write(planned, seen)
             except exc.IntegrityError as error:
                 raise StateError(
                     "Somebody imported the same at this moment. Nothing was imported; try again."
                 ) from error
-            report = report or self.seen_before()
             if report is not None:
                 return report
 
