@@ -77,6 +77,7 @@ Loss = Literal[
     "sft",
     "sigmoid_norm",
 ]
+WHOLE = ("sft", "aot", "aot_unpaired")  # a batch's loss is not the mean of its pairs': it cannot be computed in parts
 SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # TRL ignores label_smoothing for the others
 
 
@@ -91,7 +92,7 @@ class TrainingSettings(Section):
     pass_tokens: int = Field(
         4096,
         ge=1,
-        description="Tokens computed at once: a batch of more takes several passes, for less memory.",
+        description="Tokens computed at once; a larger batch takes several passes (sft, aot: none).",
     )
     max_length: int = Field(1024, ge=8, description="Prompt and completion together, in tokens; the rest is cut.")
     loss_type: list[Loss] = Field(
@@ -119,7 +120,7 @@ class TrainingSettings(Section):
         "auto", description='Less memory for more time. "auto": only where the run would not fit without.'
     )
     bf16: Literal["auto"] | bool = Field(
-        "auto", description='Compute in bfloat16 (weights stay float32). "auto": where it is faster and agrees.'
+        "auto", description='Compute in bfloat16 (weights stay float32). "auto": in long trainings, where faster.'
     )
     comparisons: Literal["all", "round"] = Field(
         "all", description='Train on "all" comparisons so far (imports too), or on the "round" alone.'
@@ -132,6 +133,11 @@ class TrainingSettings(Section):
         16, ge=0, description="Prompts answered by parent and checkpoint, to tell whether lengths drift; 0: none."
     )
     seed: int = Field(0, ge=0, description="Order of the pairs and every other draw.")
+
+    @property
+    def in_passes(self) -> bool:
+        """Whether a batch of many tokens is computed in parts, where one process trains."""
+        return self.prefix_sharing and not set(self.loss_type) & set(WHOLE)
 
     @property
     def in_bf16(self) -> bool:

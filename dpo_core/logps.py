@@ -10,6 +10,7 @@ folder can be deleted at any time: it is computed again.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -77,6 +78,8 @@ def checkpoint_logps(
         pair_logps(
             model, tokenizer, asked, bf16=training.in_bf16, prefix_sharing=training.prefix_sharing, on_batch=remember
         )
+        del model
+        gc.collect()  # its wrapped forward refers to it: it would wait for a collection, on the card
     return [memory.known[key] for key in keys]
 
 

@@ -214,7 +214,7 @@ def needs(
 
 def _at_once(batch: Sequence[PairTokens], training: TrainingSettings, processes: Processes) -> int:
     """Tokens that go through the model together at most: as training splits batches (passes.py)."""
-    if processes.count > 1 or not training.prefix_sharing:  # whole batches; padding is not planned in passes
+    if processes.count > 1 or not training.in_passes:
         return sum(pair.unique for pair in batch)
     return max([training.pass_tokens, *(pair.unique for pair in batch)])
 
@@ -337,7 +337,8 @@ def _changes(shape: ModelShape, work: Work, plan: MemoryPlan, model: ModelSettin
     alone = _other_launcher(shape, work, plan, model)
     together: list[Change] = []
     settings, total = (plan.training, model), plan.total
-    smaller = _smaller_passes if plan.processes.count == 1 else _smaller_batches  # several keep whole batches
+    in_passes = plan.processes.count == 1 and plan.training.in_passes
+    smaller = _smaller_passes if in_passes else _smaller_batches
     for choices in (smaller, _checkpointing, _adapter, _shorter_texts):
         if found := choices(work, plan.training, model):
             alone += [change for change, _ in [best(found)] if change.total < plan.total]

@@ -163,8 +163,7 @@ def _seconds(
             continue
         epochs = (run.settings.get("training") or {}).get("num_train_epochs") or 1
         each = figures["seconds"] / ((figures["pairs"] + figures.get("ties", 0)) * epochs)
-        then = (run.settings.get("plan") or {}).get("processes", 1)
-        faster = processes.count / then if processes.on_cards else 1.0
+        faster = processes.pace / int((run.settings.get("plan") or {}).get("pace", 1))
         return round(float(each * work.pairs * training.num_train_epochs) / faster, 1)
     return None
 
@@ -215,7 +214,7 @@ def recorded(plan: MemoryPlan | None) -> dict[str, Any] | None:
     if plan is None:
         return None
     amounts = {"mb": round(plan.total / MIB), "free_mb": round(plan.available / MIB), "seconds": plan.seconds}
-    return amounts | {"processes": plan.processes.count}
+    return amounts | {"processes": plan.processes.count, "pace": plan.processes.pace}
 
 
 def texts_of(rows: Iterable[dict[str, Any]]) -> list[Texts]:

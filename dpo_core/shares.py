@@ -37,6 +37,11 @@ class Processes:
     on_cards: bool = False
     unknown: str = ""
 
+    @property
+    def pace(self) -> int:
+        """How many times as fast as one they are at best: on a CPU they share its cores."""
+        return self.count if self.on_cards else 1
+
     def part(self, what: str, size: int) -> int:
         """Of so many bytes, those that one process holds."""
         return -(-size // self.count) if what in self.split else size

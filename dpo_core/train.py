@@ -120,7 +120,7 @@ def _train_point(
     answers = compare_answers(parent_answers(), _answers(workspace, plan, plan.trained, progress))
     progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
-    figures["precision"] = "bfloat16" if plan.training.in_bf16 else "float32"
+    figures["precision"] = plan.precision
     metrics = {
         "train": figures,
         "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),
@@ -176,7 +176,7 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         on_log=hear,
         peft_config=_adapter(plan),
         prefix_sharing=plan.training.prefix_sharing,
-        pass_tokens=plan.training.pass_tokens,
+        pass_tokens=plan.training.pass_tokens if plan.training.in_passes else None,
         ties=plan.training.ties,
     )
     outcome = _run_trainer(trainer, resumed, progress)

@@ -37,7 +37,6 @@ TIE = "tie"  # a row's: whether its two texts were called equally good
 # Figures of which a pair that is a tie has none: which of its texts is `chosen` means nothing.
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 OF_DECIDED = (*REWARDS, "logps/chosen", "logps/rejected")
-WHOLE = {"aot", "aot_unpaired", "sft"}  # losses of a batch that are not the mean of its pairs' losses
 CORRECTIONS = {"sigmoid": expected_correction, "robust": unbiased_correction}  # of the losses that know confidence
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
 OnLog = Callable[[int, int, dict[str, float]], None]
@@ -131,11 +130,11 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         return loss
 
     def _passes(self, inputs: Batch) -> list[list[int]]:
-        """The batch's pairs, grouped. Between several processes, whose passes have to keep step, as one group."""
-        lengths = pair_lengths(inputs)
-        if self._pass_tokens is None or ranks.count() > 1 or WHOLE & set(self.loss_types):
-            return [list(range(len(lengths)))]
-        return token_passes(lengths, self._pass_tokens)
+        """The batch's pairs in groups; in one, where the parts would not add up or several processes keep step."""
+        together = ranks.count() > 1 or self.is_deepspeed_enabled or self.aux_loss_enabled
+        if self._pass_tokens is None or together:
+            return [list(range(len(inputs["input_ids"]) // 2))]
+        return token_passes(pair_lengths(inputs), self._pass_tokens)
 
     def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **rest: Any) -> Any:
         """TRL's loss, as large as this pass's share of the batch."""

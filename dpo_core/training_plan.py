@@ -25,7 +25,8 @@ class Plan:
     """What a train run works with: records, settings, and the pairs, as cut (`found`) and as tokens.
 
     `train` and `test` are preferences. `ties` are trained on too where the settings say so, and none where they do not.
-    `sweep` are the settings in which its trainings differ; `point` those of one of them.
+    `precision` says in words what is computed in. `sweep` are the settings in which its trainings differ; `point` those
+    of one of them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Plan:
     train: list[TokenizedPair]
     test: list[TokenizedPair]
     ties: list[TokenizedPair] = field(default_factory=list)
+    precision: str = ""
     point: Point = field(default_factory=dict)
     sweep: tuple[Point, ...] = ()
 

@@ -129,6 +129,12 @@ def _check_files(target: Path, manifest: dict[str, Any]) -> None:
             raise SnapshotError(f"{path} was changed after it was cut. Remove {target} and cut the snapshot again.")
 
 
+def trained_words(manifest: dict[str, Any]) -> str:
+    """What a manifest's snapshot has to train on: "26 pairs", or "26 pairs and 3 ties"."""
+    pairs, ties = manifest["pairs"]["train"], manifest["pairs"].get(TIES, 0)
+    return counted(pairs, "pair") + (f" and {counted(ties, 'tie')}" if ties else "")
+
+
 def list_snapshots(*, session: Session) -> list[Snapshot]:
     """All snapshots, newest first."""
     return list(session.exec(select(Snapshot).order_by(col(Snapshot.id).desc())))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,15 @@ def test_several_processes_keep_whole_batches_and_are_offered_smaller_ones() -> 
     assert "batch_size = 4 with gradient_accumulation_steps = 2" in [change.settings for change in plan.changes]
 
 
+@pytest.mark.parametrize("changes", [{"loss_type": ["sigmoid", "sft"]}, {"prefix_sharing": False}])
+def test_what_is_not_computed_in_passes_is_planned_whole(changes: dict[str, Any]) -> None:
+    budget, none = settings(pass_tokens=1024, **changes), settings(**changes)
+    assert needs(MEDIUM, LONG, budget, FULL) == needs(MEDIUM, LONG, none, FULL)
+    offered = [change.settings for change in draw_plan(MEDIUM, LONG, none, FULL, available=int(20e9)).changes]
+    assert any(words.startswith("batch_size") for words in offered)
+    assert not any(words.startswith("pass_tokens") for words in offered)
+
+
 def test_there_is_room_for_either_precision_while_it_is_undecided() -> None:
     for work in (ONE_PAIR, LONG):
         either = [needs(MEDIUM, work, settings(bf16=bf16), FULL).total for bf16 in (False, True)]
@@ -295,7 +305,8 @@ def test_the_run_keeps_its_plan_and_has_auto_decided(with_imports: Workspace, mo
     assert plan is not None and plan.fits
     run = start_training(with_imports, by="test")
     assert run.settings["training"]["gradient_checkpointing"] is False
-    assert run.settings["plan"] == {"mb": round(plan.total / 2**20), "free_mb": 4096, "seconds": None, "processes": 1}
+    known = {"free_mb": 4096, "seconds": None, "processes": 1, "pace": 1}
+    assert run.settings["plan"] == {"mb": round(plan.total / 2**20)} | known
     with reading(with_imports.engine) as session:
         snapshot_pairs = plan.work.pairs
         story = read_loop(session=session)
@@ -319,7 +330,7 @@ def test_time_is_what_the_last_training_took_for_each_pair_and_epoch(
 
 def test_only_processes_on_cards_of_their_own_share_out_the_time(with_imports: Workspace) -> None:
     model, figures = with_imports.settings.model, {"train": {"pairs": 10, "seconds": 30.0}}
-    known = {"model": model.model_dump(), "training": {"num_train_epochs": 3}, "plan": {"processes": 2}}
+    known = {"model": model.model_dump(), "training": {"num_train_epochs": 3}, "plan": {"processes": 2, "pace": 2}}
     with writing(with_imports.engine) as session:
         session.add(Run(kind=RunKind.TRAIN, status=RunStatus.DONE, settings=known, result=figures))
 
@@ -327,8 +338,9 @@ def test_only_processes_on_cards_of_their_own_share_out_the_time(with_imports: W
         with reading(with_imports.engine) as session:
             return run_plan._seconds(session, Work(40, (), 0), settings(num_train_epochs=1), model, processes)
 
-    assert seconds(ONE) == seconds(Processes(8)) == 40  # one second for a pair, on whatever it was
-    assert seconds(Processes(8, on_cards=True)) == 10  # four times as many as the two before
+    assert seconds(Processes(2, on_cards=True)) == 40  # one second for a pair, as it was on two cards
+    assert seconds(ONE) == seconds(Processes(8)) == 80  # eight that share a CPU are no faster than one
+    assert seconds(Processes(8, on_cards=True)) == 10
 
 
 def test_an_unknown_model_is_trained_without_a_plan(make_workspace: Make, with_imports: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from dpo_core import precision
+from dpo_core import logps, precision, train
 from dpo_core.logps import prepare
 from dpo_core.loop import start_training
 from dpo_core.precision import FILE, Precision, judge_precisions, judged, probe_pairs
@@ -55,6 +56,17 @@ def test_both_precisions_are_compared_on_gradients_and_rewards(
     assert all(weight.grad is None for weight in model.parameters()), "the training starts with none"
 
 
+def test_the_cosine_of_long_vectors_is_exact() -> None:
+    draw = torch.Generator().manual_seed(0)
+    parts = [torch.randn(10**7, generator=draw) for _ in range(4)]  # one value alone, added up in float32, drifts
+    pairs = [(part, part + 0.1) for part in parts]
+    one, other = torch.cat(parts).double(), torch.cat([b for _, b in pairs]).double()
+    expected = float(one.dot(other) / (one.norm() * other.norm()))
+    assert precision.cosine(pairs) == pytest.approx(expected, abs=1e-9)
+    assert precision.cosine([(part, part) for part in parts]) == pytest.approx(1, abs=1e-9)
+    assert math.isnan(precision.cosine([(torch.zeros(3), torch.ones(3))]))
+
+
 def test_pairs_of_middling_length_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "PROBE_TOKENS", 20)
     pairs = [tokenized(length, [5] * length, [1], [2]) for length in (30, 6, 8, 4, 18)]
@@ -82,11 +94,20 @@ def test_a_training_computes_in_what_was_found(
     monkeypatch.setattr(precision, "WORTH", 0)
     real = precision.judge_precisions
     monkeypatch.setattr(precision, "judge_precisions", lambda *given, **named: real(*given, **named) and found)
+    asked: dict[str, bool] = {}
+    arguments, passed = train.trainer_arguments, logps.pair_logps
+    monkeypatch.setattr(
+        train, "trainer_arguments", lambda *given: asked.update(training=(told := arguments(*given)).bf16) or told
+    )
+    monkeypatch.setattr(
+        logps, "pair_logps", lambda *given, **named: asked.update(reference=named["bf16"]) or passed(*given, **named)
+    )
     workspace = make_workspace(model={"tuning": tuning})
     ready_to_train(workspace)
     finished = trained(workspace)
     assert decided(workspace) is found.bf16
-    assert finished.result["train"]["precision"] == ("bfloat16" if found.bf16 else "float32")
+    assert finished.result["train"]["precision"] == found.words
+    assert asked == {"reference": found.bf16, "training": found.bf16}
 
 
 def test_a_run_that_goes_on_decides_nothing_anew(make_workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ class Gradients(TrainerCallback):
 
 
 @pytest.mark.parametrize("prefix_sharing", [True, False])
-@pytest.mark.parametrize("loss_type", [["sigmoid"], ["ipo"], ["sigmoid", "sft"], ["aot"]])
+@pytest.mark.parametrize("loss_type", [["sigmoid"], ["ipo"], ["sigmoid", "bco_pair"]])
 def test_passes_come_to_what_a_whole_batch_does(
     tiny_model: Path, tmp_path: Path, loss_type: list[str], prefix_sharing: bool
 ) -> None:
@@ -150,6 +150,13 @@ def test_passes_come_to_what_a_whole_batch_does(
                 assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-4), name
         for name, gradient in heard[budget][0].items():
             assert torch.allclose(gradient, heard[10_000][0][name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"), [({}, True), ({"loss_type": ["sigmoid", "sft"]}, False), ({"loss_type": ["aot"]}, False)]
+)
+def test_losses_that_are_no_means_over_pairs_are_computed_whole(changes: dict[str, Any], parts: bool) -> None:
+    assert TrainingSettings.model_validate(changes).in_passes is parts
 
 
 def test_a_budget_splits_a_batch(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

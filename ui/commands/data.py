@@ -18,7 +18,7 @@ from store.exporting import export_snapshot
 from store.importing import ImportReport, Kind, import_file
 from store.models import Annotator, Snapshot
 from store.preferences import REASONS
-from store.snapshots import cut_snapshot, get_snapshot, list_snapshots
+from store.snapshots import cut_snapshot, get_snapshot, list_snapshots, trained_words
 from ui.commands.options import HERE, JsonOption, WorkspaceOption
 from ui.commands.printing import RunBar, print_facts, print_json, print_table, say
 
@@ -213,15 +213,16 @@ def _list_snapshots(workspace: Workspace, as_json: bool) -> None:
 
 def _snapshot_row(cut: Snapshot) -> tuple[Any, ...]:
     manifest = cut.manifest
-    pairs, dropped = manifest["pairs"], sum(manifest["dropped"].values())
-    return cut.hash[:12], manifest["comparisons"], pairs["train"], pairs["test"], dropped, cut.created_at
+    dropped = sum(manifest["dropped"].values())
+    trained = trained_words(manifest)
+    return cut.hash[:12], manifest["comparisons"], trained, manifest["pairs"]["test"], dropped, cut.created_at
 
 
 def _show_snapshot(workspace: Workspace, cut: Snapshot) -> None:
     manifest = cut.manifest
     print_facts(
         {"Snapshot": cut.hash, "Folder": workspace.folder / cut.path, "Comparisons": manifest["comparisons"]}
-        | {"To train on": manifest["pairs"]["train"], "Held out": manifest["pairs"]["test"]}
+        | {"To train on": trained_words(manifest), "Held out": manifest["pairs"]["test"]}
     )
     dropped = [(count, REASONS[reason]) for reason, count in manifest["dropped"].items() if count]
     if dropped:

@@ -32,6 +32,7 @@ from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Decision, Worker
+from store.snapshots import trained_words
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
@@ -358,14 +359,13 @@ def history(stories: list[RoundStory]) -> None:
 def history_row(entry: RoundStory) -> tuple[object, ...]:
     """One round as a line of the table."""
     said = entry.comparisons
-    trained = entry.snapshot.manifest["pairs"]["train"] if entry.snapshot else None
     decided = {
         "promote": f"promoted {entry.result.name if entry.result else ''}",
         "keep": f"kept {entry.checkpoint.name}",
     }
     return (
         entry.round.number,
-        "–" if trained is None else counted(trained, "pair"),
+        trained_words(entry.snapshot.manifest) if entry.snapshot else "–",
         story.accuracy_line(evaluation_of(entry)),
         decided.get(entry.round.decision or "", entry.round.status),
         entry.checkpoint.name,
