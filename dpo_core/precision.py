@@ -34,7 +34,8 @@ from dpo_core.workspace import Workspace
 log = logging.getLogger("pairloop")
 FILE = "precision.json"  # in the run's folder
 PROBE_TOKENS = 2048  # compared at once
-WORTH = 200  # times as many tokens as are compared must be trained on, or comparing costs more than it can save
+# Times as many tokens as are compared must be trained on, or comparing costs more than it can save: a card saves more.
+WORTH, WORTH_ON_CARD = 200, 20
 FASTER = 1.1  # times as fast, at the least: halved precision is not taken for nothing
 COSINE = 0.99  # of the angle between the two gradients
 REWARD = 0.05  # difference of a pair's reward margin, in the mean; the loss's own scale is 1
@@ -93,7 +94,7 @@ def _choose(workspace: Workspace, plan: Plan, adapter: LoraConfig | None, progre
         return Precision(False, "this device is not known for arithmetic of its own in bfloat16")
     if plan.training.gradient_checkpointing is True:
         return Precision(False, "memory is short, so bfloat16 was not tried; set bf16 in pairloop.toml")
-    if trained < WORTH * _tokens(probe):
+    if trained < (WORTH_ON_CARD if torch.accelerator.is_available() else WORTH) * _tokens(probe):
         return Precision(False, "too little is trained on for a comparison with bfloat16 to pay")
     progress.report("compare precisions", 0, 1)
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
