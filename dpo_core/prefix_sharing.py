@@ -217,15 +217,17 @@ def _attend_pair_by_pair(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     attend = functools.partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    # Split, not sliced: the gradient of a slice is a whole row of zeros with the slice in it, once for each slice.
+    sizes = [size for pair in layout.pairs for size in (pair.split - pair.start, pair.end - pair.split)]
+    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
     parts = []
-    for pair, mask in zip(layout.pairs, layout.masks, strict=True):
-        first, second = slice(pair.start, pair.split), slice(pair.split, pair.end)
-        parts.append(attend(query[:, :, first], key[:, :, first], value[:, :, first], is_causal=True))
+    for place, (pair, mask) in enumerate(zip(layout.pairs, layout.masks, strict=True)):
+        first, second, trunk = 2 * place, 2 * place + 1, pair.fork - pair.start
+        parts.append(attend(queries[first], keys[first], values[first], is_causal=True))
         if pair.end > pair.split:
-            trunk = slice(pair.start, pair.fork)
-            keys = torch.cat((key[:, :, trunk], key[:, :, second]), dim=2)
-            values = torch.cat((value[:, :, trunk], value[:, :, second]), dim=2)
-            parts.append(attend(query[:, :, second], keys, values, attn_mask=mask, is_causal=mask is None))
+            shared_keys = torch.cat((keys[first][:, :, :trunk], keys[second]), dim=2)
+            shared_values = torch.cat((values[first][:, :, :trunk], values[second]), dim=2)
+            parts.append(attend(queries[second], shared_keys, shared_values, attn_mask=mask, is_causal=mask is None))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
