@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from playwright.sync_api import Page, expect
 
 from store.comparisons import Choice
@@ -57,25 +54,3 @@ def test_one_button_leads_from_the_decision_to_the_next_round(page: Page, compar
     page.get_by_role("button", name="Promote round-1 and start round 2").click()
     expect(page.get_by_role("heading", name="Round 2: round-1 is writing pairs")).to_be_visible()
     expect(page.get_by_text("promoted round-1")).to_be_visible()
-
-
-@contextmanager
-def busy_server() -> Iterator[None]:
-    """The app's server hears nothing while the block lasts, and then all that was sent, at once."""
-    (server,) = [child for child in psutil.Process().children() if "ui.serve" in child.cmdline()]
-    server.suspend()
-    try:
-        yield
-    finally:
-        server.resume()
-
-
-def test_a_press_is_kept_when_the_page_is_left_before_the_server_has_heard_of_it(page: Page, comparing: Round) -> None:
-    seeding.compare(comparing.workspace, "me", [Choice.LEFT] * 4)
-    page.goto(f"{comparing.url}/loop")
-    train = page.get_by_role("button", name="Train early, on 4 comparisons")
-    expect(train).to_be_visible()
-    with busy_server():
-        train.click()
-        page.get_by_role("link", name="Runs").click()
-    expect(page.get_by_role("heading", name="Train · run 2")).to_be_visible()
