@@ -102,7 +102,7 @@ def pair_logps(
     model.eval()
     collator = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
     results: dict[int, PairLogps] = {}
-    for batch in token_passes([_tokens(pair) for pair in pairs], batch_tokens):
+    for batch in token_passes([pair_tokens(pair) for pair in pairs], batch_tokens):
         chosen, rejected = _batch_logps(model, collator([pairs[index].row for index in batch]), bf16)
         found = {i: PairLogps(c, r) for i, c, r in zip(batch, chosen, rejected, strict=True)}
         results |= found
@@ -111,7 +111,8 @@ def pair_logps(
     return [results[index] for index in range(len(pairs))]
 
 
-def _tokens(pair: TokenizedPair) -> int:
+def pair_tokens(pair: TokenizedPair) -> int:
+    """How many tokens of the pair are computed."""
     return unique_tokens(len(pair.prompt_ids), pair.chosen_ids, pair.rejected_ids)
 
 

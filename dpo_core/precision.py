@@ -22,10 +22,9 @@ from transformers import PreTrainedModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from dpo_core import ranks
-from dpo_core.logps import prepare, row_logps
+from dpo_core.logps import pair_tokens, prepare, row_logps
 from dpo_core.passes import token_passes
 from dpo_core.policies import best_device, load_policy
-from dpo_core.prefix_sharing import unique_tokens
 from dpo_core.progress import RunProgress
 from dpo_core.tokenization import TokenizedPair
 from dpo_core.training_plan import Plan
@@ -87,14 +86,14 @@ def has_bf16() -> bool:
 
 def _choose(workspace: Workspace, plan: Plan, adapter: LoraConfig | None, progress: RunProgress) -> Precision:
     probe = probe_pairs(plan.train)
-    trained = _tokens(plan.train_and_ties) * plan.training.num_train_epochs * len(plan.points)
+    trained = sum(map(pair_tokens, plan.train_and_ties)) * plan.training.num_train_epochs * len(plan.points)
     if ranks.count() > 1:  # the whole model may not fit where its parts do, and all have to come to the same
         return Precision(False, "several processes compare nothing; set bf16 in pairloop.toml")
     if not has_bf16():
         return Precision(False, "this device is not known for arithmetic of its own in bfloat16")
     if plan.training.gradient_checkpointing is True:
         return Precision(False, "memory is short, so bfloat16 was not tried; set bf16 in pairloop.toml")
-    if trained < (WORTH_ON_CARD if torch.accelerator.is_available() else WORTH) * _tokens(probe):
+    if trained < (WORTH_ON_CARD if torch.accelerator.is_available() else WORTH) * sum(map(pair_tokens, probe)):
         return Precision(False, "too little is trained on for a comparison with bfloat16 to pay")
     progress.report("compare precisions", 0, 1)
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
@@ -110,12 +109,8 @@ def _choose(workspace: Workspace, plan: Plan, adapter: LoraConfig | None, progre
 
 def probe_pairs(pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
     """Pairs of middling length, as many as PROBE_TOKENS allow: the middle one of the passes that all would make."""
-    passes = token_passes([_tokens([pair]) for pair in pairs], PROBE_TOKENS)
+    passes = token_passes([pair_tokens(pair) for pair in pairs], PROBE_TOKENS)
     return [pairs[place] for place in passes[len(passes) // 2]]
-
-
-def _tokens(pairs: Sequence[TokenizedPair]) -> int:
-    return sum(unique_tokens(len(pair.prompt_ids), pair.chosen_ids, pair.rejected_ids) for pair in pairs)
 
 
 def judge_precisions(model: PreTrainedModel, batch: dict[str, torch.Tensor], *, beta: float) -> Precision:

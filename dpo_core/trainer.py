@@ -46,8 +46,8 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     """trl.DPOTrainer for prepared pairs. `on_log(step, total, metrics)` hears every step; raising there ends it.
 
     `pass_tokens`: a batch of more tokens goes through the model in several passes, whose gradients add up to the
-    batch's. The order of the pairs, and which of them make up a step, are TRL's. `ties` names the loss of rows that say
-    whether they are ties.
+    batch's; only for losses that are means over pairs (`in_passes` of the settings). The order of the pairs, and which
+    of them make up a step, are TRL's. `ties` names the loss of rows that say whether they are ties.
     """
 
     _signature_columns: list[str]

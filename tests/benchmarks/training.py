@@ -303,10 +303,9 @@ def tokenized(tokenizer: Any, pairs: list[dict[str, Any]], given: argparse.Names
 
 
 def count(tokens: list[Any]) -> Counts:
-    from dpo_core.prefix_sharing import unique_tokens
+    from dpo_core.logps import pair_tokens
 
-    unique = sum(unique_tokens(len(pair.prompt_ids), pair.chosen_ids, pair.rejected_ids) for pair in tokens)
-    return unique, sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in tokens)
+    return sum(map(pair_tokens, tokens)), sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in tokens)
 
 
 def work_per_pairs(model: Any, counts: Counts) -> float:

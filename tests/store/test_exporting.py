@@ -115,27 +115,26 @@ def test_what_the_folder_holds(engine, snapshot, tmp_path):
     assert all(f"| `{name}` |" in card for name in FIELDS)
 
 
-def test_the_card_says_what_was_left_out(engine, tmp_path):
+def snapshot_with_ties(engine, tmp_path, *, keep_ties):
+    """Of 41 comparisons, with three that were called ties."""
     make_snapshot(engine, tmp_path, SOME)
     with writing(engine) as session:
         for comparison in session.exec(select(Comparison).limit(3)):
             comparison.verdict = "tie"
             session.add(comparison)
         session.flush()
-        snapshot = cut_snapshot(session=session, folder=tmp_path)
+        return cut_snapshot(session=session, folder=tmp_path, filter=SnapshotFilter(keep_ties=keep_ties))
+
+
+def test_the_card_says_what_was_left_out(engine, tmp_path):
+    snapshot = snapshot_with_ties(engine, tmp_path, keep_ties=False)
     export(engine, snapshot, tmp_path, tmp_path / "x")
     card = (tmp_path / "x" / "README.md").read_text()
     assert "Of 41 comparisons, 38 were used." in card and "| ties | 3 |" in card
 
 
 def test_ties_that_a_snapshot_keeps_are_not_exported(engine, tmp_path):
-    make_snapshot(engine, tmp_path, SOME)
-    with writing(engine) as session:
-        for comparison in session.exec(select(Comparison).limit(3)):
-            comparison.verdict = "tie"
-            session.add(comparison)
-        session.flush()
-        snapshot = cut_snapshot(session=session, folder=tmp_path, filter=SnapshotFilter(keep_ties=True))
+    snapshot = snapshot_with_ties(engine, tmp_path, keep_ties=True)
     report = export(engine, snapshot, tmp_path, tmp_path / "x")
     assert report.rows == {"train": 38}
     assert [path.name for path in (tmp_path / "x" / "data").iterdir()] == ["train.jsonl"]
