@@ -33,6 +33,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from dpo_core.worker import run_environment  # noqa: E402
+
 ARMS = ("TRL default", "TRL best", "pairloop")
 SIZES: dict[str, dict[str, int]] = {
     "small": {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 6},
@@ -106,7 +108,9 @@ def measured(
     options = {"arm": arm, "size": size, "tuning": tuning, "precision": precision, "folder": folder}
     options |= {"max-length": given.max_length, "threads": given.threads, "seed": given.seed}
     command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    # pairloop's as its worker starts a run; TRL's as anybody starts a script.
+    environment = run_environment(given.threads or os.cpu_count() or 1) if arm == "pairloop" else None
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
         raise SystemExit(f"{arm} ({size}, {tuning}, {precision}) failed:\n{done.stderr[-3000:]}")
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -250,7 +250,7 @@ def test_only_a_launcher_tells_a_process_that_it_is_one_of_many(
     assert (ranks.count(), ranks.is_leader(), thread_count(workspace)) == (4, False, 2)
     assert ranks.is_lost_peer(RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"))
     assert not ranks.is_lost_peer(RunError("The cat sits on the keyboard."))
-    assert not set(worker._environment(8)) & set(ranks.NAMES), "a worker within a cluster's job"
+    assert not set(worker.run_environment(8)) & set(ranks.NAMES), "a worker within a cluster's job"
 
 
 def test_only_trainings_are_launched(make_workspace: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -363,3 +364,29 @@ def test_signals_reach_a_worker_that_is_idle(workspace: Workspace, start_worker:
     until(lambda: workers(workspace))
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
+
+
+FREES_AND_ASKS = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def once():
+    block = libc.malloc(48 << 20)
+    ctypes.memset(block, 1, 48 << 20)
+    libc.free(block)
+once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    once()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
+def test_a_run_keeps_the_memory_it_freed_for_itself() -> None:
+    def new_pages(environment: dict[str, str]) -> int:
+        done = subprocess.run([sys.executable, "-c", FREES_AND_ASKS], env=environment, capture_output=True, check=True)
+        return int(done.stdout)
+
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    assert new_pages(worker.run_environment(1)) < 10 < new_pages(plain)
