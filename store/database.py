@@ -158,7 +158,7 @@ def migrate(engine: sa.Engine) -> None:
     """Bring the tables to the newest migration, in one transaction that other processes wait for."""
     if _revision(engine) == _head():
         return
-    with engine.execution_options(immediate=True).begin() as connection:
+    with _changing_tables(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7247566)"))  # any number, the same for all of us
         config = _alembic_config()
@@ -172,6 +172,25 @@ def migrate(engine: sa.Engine) -> None:
                 f"The database {engine.url.database} was written by a newer pairloop. Nothing was changed. "
                 "Install that version (`pip install -U pairloop`) or restore an older backup."
             ) from error
+
+
+@contextmanager
+def _changing_tables(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection in one transaction, in which SQLite lets a table that others refer to be written anew."""
+    with engine.execution_options(immediate=True).connect() as connection:
+        connection.detach()  # closed at the end: it alone does not check foreign keys as it goes
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
+        with connection.begin():
+            yield connection
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+            if broken:
+                raise DatabaseError(
+                    f"Bringing {engine.url.database} up to date failed at {broken[:3]}; it is as before."
+                )
 
 
 def _revision(engine: sa.Engine) -> str | None:

@@ -58,12 +58,18 @@ class Verdict(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why a pair is asked. Only `train` pairs on prompts that are not held out are trained on."""
+    """Why a pair is asked. Only `train` pairs, and rewrites, on prompts that are not held out are trained on.
+
+    A `rewrite` is an annotator's own text beside the completion that it betters; nobody is asked about it.
+    `calibration` pairs are `gold` pairs whose answer is told at once.
+    """
 
     TRAIN = "train"
     DUEL = "duel"
     GOLD = "gold"
     REPEAT = "repeat"
+    REWRITE = "rewrite"
+    CALIBRATION = "calibration"
 
 
 class RoundStatus(StrEnum):
@@ -104,6 +110,10 @@ class RunStatus(StrEnum):
 def _one_of(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+def _unique_where(name: str, *columns: str, where: str) -> sa.Index:
+    return sa.Index(name, *columns, unique=True, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _json() -> Any:
@@ -251,18 +261,13 @@ class Completion(SQLModel, table=True):
     tokens: int | None = None
     finish_reason: str = "imported"
     names_maker: bool = False  # its text says what model wrote it, as far as sampling could tell
+    rewrite_of: int | None = Field(default=None, foreign_key="completion.id")  # the completion that it betters
+    annotator_id: int | None = Field(default=None, foreign_key="annotator.id")  # who wrote it, where a person did
     source: str = ""
     created_at: datetime = _moment()
     __table_args__ = (
         # An imported text is the same completion wherever it comes up again; two samples may well be equal.
-        sa.Index(
-            "completion_imported_once",
-            "prompt_id",
-            "text_hash",
-            unique=True,
-            sqlite_where=sa.text("checkpoint_id IS NULL"),
-            postgresql_where=sa.text("checkpoint_id IS NULL"),
-        ),
+        _unique_where("completion_imported_once", "prompt_id", "text_hash", where="checkpoint_id IS NULL"),
     )
 
 
@@ -272,6 +277,9 @@ class Pair(SQLModel, table=True):
     `open_slots` is how many more comparisons the pair wants; it is recounted whenever one is written, in the same
     transaction, and keeps the queue's index as small as the work that is left. `held_by` / `held_until` keep two
     annotators from being shown the same pair at once; a hold that has run out holds nothing.
+
+    `gold_verdict`: the known answer of a `gold` or `calibration` pair, with `note` saying why. A `repeat` asks
+    `asked_of` alone a second time about the pair that it `repeats`, with the completions the other way round.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -284,13 +292,19 @@ class Pair(SQLModel, table=True):
     position: int = 0
     wanted: int = 1
     open_slots: int = 1
+    gold_verdict: str | None = None
+    note: str | None = None
+    repeats: int | None = Field(default=None, foreign_key="pair.id")
+    asked_of: int | None = Field(default=None, foreign_key="annotator.id")
     held_by: int | None = Field(default=None, foreign_key="annotator.id")
     held_until: datetime | None = _maybe_moment()
     created_at: datetime = _moment()
     __table_args__ = (
         _one_of("purpose", Purpose),
         sa.CheckConstraint("completion_a_id <> completion_b_id", name="two_completions"),
-        sa.UniqueConstraint("completion_a_id", "completion_b_id", "purpose", name="pair_once"),
+        sa.CheckConstraint("gold_verdict IS NULL OR gold_verdict IN ('a', 'b', 'tie', 'both_bad')", name="gold_known"),
+        _unique_where("pair_once", "completion_a_id", "completion_b_id", "purpose", where="asked_of IS NULL"),
+        _unique_where("pair_repeated_once", "repeats", "asked_of", where="asked_of IS NOT NULL"),
         sa.Index(
             "pair_queue",
             "round_id",
@@ -310,7 +324,12 @@ class Pair(SQLModel, table=True):
 
 
 class Comparison(SQLModel, table=True):
-    """One annotator's verdict on a pair. `left_side` says which completion stood left (none for imports)."""
+    """One annotator's verdict on a pair. `left_side` says which completion stood left (none for imports).
+
+    `strength`: 1 slightly, 2 clearly, 3 much better. `criteria`: for each criterion "a", "b" or "tie". `flags`: what is
+    wrong with "a" and with "b". `seconds`: how long the pair was looked at. A verdict that `adjudicates` decides for
+    its pair, whatever the others said.
+    """
 
     id: int | None = Field(default=None, primary_key=True)
     pair_id: int = Field(foreign_key="pair.id")
@@ -318,6 +337,10 @@ class Comparison(SQLModel, table=True):
     verdict: str
     strength: int | None = None
     reason: str | None = None
+    tags: list[str] = Field(default_factory=list, sa_type=sa.JSON, nullable=False)
+    criteria: dict[str, str] = _json()
+    flags: dict[str, list[str]] = _json()
+    adjudicates: bool = False
     seconds: float | None = None
     left_side: str | None = None
     created_at: datetime = _moment()
@@ -326,14 +349,7 @@ class Comparison(SQLModel, table=True):
         _one_of("verdict", Verdict),
         sa.CheckConstraint("left_side IS NULL OR left_side IN ('a', 'b')", name="left_side_known"),
         sa.CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength_known"),
-        sa.Index(
-            "comparison_current",
-            "pair_id",
-            "annotator_id",
-            unique=True,
-            sqlite_where=sa.text("superseded_at IS NULL"),
-            postgresql_where=sa.text("superseded_at IS NULL"),
-        ),
+        _unique_where("comparison_current", "pair_id", "annotator_id", where="superseded_at IS NULL"),
         sa.Index("comparison_by_annotator", "annotator_id", "id"),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel, col, select
@@ -17,7 +18,7 @@ from store import database
 from store.annotators import get_or_add_annotator, list_annotators
 from store.database import backup_database, open_database, reading, writing
 from store.errors import DatabaseError, NewerWorkspaceError
-from store.models import Annotator
+from store.models import Annotator, Comparison, Pair
 
 
 def count_annotators(path: Path) -> int:
@@ -78,6 +79,41 @@ def test_checks_and_partial_indexes_are_the_same_in_both(engine: sa.Engine) -> N
     SQLModel.metadata.create_all(other)
     assert shape(engine) == shape(other)
     assert any(table["checks"] for table in shape(engine).values())
+
+
+def test_an_older_database_keeps_all_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "pairloop.db"
+    old = database._engine(f"sqlite:///{path}")
+    with old.begin() as connection:
+        config = database._alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in FIRST_ROWS:
+            connection.exec_driver_sql(statement)
+    old.dispose()
+    engine = open_database(f"sqlite:///{path}")
+    with reading(engine) as session:
+        comparison, pair = session.exec(select(Comparison)).one(), session.exec(select(Pair)).one()
+    assert (comparison.verdict, comparison.tags, comparison.criteria, comparison.adjudicates) == ("a", [], {}, False)
+    assert (pair.open_slots, pair.purpose, pair.asked_of, comparison.pair_id) == (0, "train", None, pair.id)
+    with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
+        session.add(Comparison(pair_id=99, annotator_id=1, verdict="a"))
+        session.flush()
+
+
+WHEN = "2026-01-01 00:00:00"
+FIRST_ROWS = (  # what the first release wrote
+    f"INSERT INTO annotator VALUES (1, 'Ada', 'annotator', 1, NULL, '{WHEN}')",
+    f"INSERT INTO prompt VALUES (1, 'p', '[]', 'file', NULL, 0, '{WHEN}')",
+    *(
+        "INSERT INTO completion (id, prompt_id, text, text_hash, settings, finish_reason, names_maker, source, "
+        f"created_at) VALUES ({number}, 1, '{number}', '{number}', '{{}}', 'imported', 0, '', '{WHEN}')"
+        for number in (1, 2)
+    ),
+    "INSERT INTO pair (id, prompt_id, completion_a_id, completion_b_id, purpose, side_seed, position, wanted, "
+    f"open_slots, created_at) VALUES (1, 1, 1, 2, 'train', 5, 0, 1, 0, '{WHEN}')",
+    f"INSERT INTO comparison (id, pair_id, annotator_id, verdict, created_at) VALUES (1, 1, 1, 'a', '{WHEN}')",
+)
 
 
 def test_a_newer_database_is_refused_and_left_as_it_was(engine: sa.Engine, tmp_path: Path) -> None:
