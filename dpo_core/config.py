@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dpo_core.errors import SettingsError
 
@@ -47,6 +47,34 @@ class RoundSettings(Section):
     held_out_share: float = Field(
         0.2, ge=0, le=0.9, description="Share of prompts never trained on, to judge with. Fixed when prompts come in."
     )
+
+
+class LabelSettings(Section):
+    """What annotators can say about a pair, and what they see of it. The Settings page changes these."""
+
+    strengths: bool = Field(
+        True, description="Three strengths for each side (keys 1 to 7); false: one, with the arrow keys."
+    )
+    criteria: list[str] = Field([], description='Which is better in each of these: ["helpful", "harmless", "tone"].')
+    tags: list[str] = Field([], description='Quick reasons for a verdict: ["more correct", "clearer"].')
+    reason: bool = Field(False, description="Whether a reason can be written out.")
+    flags: list[str] = Field([], description='What may be wrong with one: ["unsafe", "personal data", "broken"].')
+    rewrite: bool = Field(False, description="Whether a completion can be bettered: a preference over the original.")
+    skip_reasons: list[str] = Field(
+        ["Cannot tell", "Outside what I know", "Something is broken"], description="Why a pair is skipped; []: unasked."
+    )
+    lengths: bool = Field(False, description="Show how long each completion is. Most people then prefer longer ones.")
+    daily_goal: int = Field(0, ge=0, description="Comparisons a day that each annotator aims for; 0: no goal.")
+
+    @field_validator("criteria", "tags", "flags", "skip_reasons")
+    @classmethod
+    def short_and_different(cls, names: list[str]) -> list[str]:
+        """Refuse names that could not be told apart on the page."""
+        if any(not name.strip() or len(name) > 40 for name in names):
+            raise ValueError("each needs 1 to 40 characters")
+        if len(set(names)) < len(names) or len(names) > 9:
+            raise ValueError("at most nine, all different")
+        return names
 
 
 class SamplingSettings(Section):
@@ -194,6 +222,7 @@ class Settings(Section):
 
     model: ModelSettings = ModelSettings()
     round: RoundSettings = RoundSettings()
+    label: LabelSettings = LabelSettings()
     sampling: SamplingSettings = SamplingSettings()
     training: TrainingSettings = TrainingSettings()
     worker: WorkerSettings = WorkerSettings()

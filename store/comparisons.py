@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError, StoreError
-from store.models import Annotator, Comparison, Pair, Prompt, Verdict, now
+from store.models import Annotator, Comparison, Pair, Prompt, Purpose, Verdict, now
 from store.pairs import hold_pair, left_side, lock_pair, recount_open_slots, release_hold
 
 
@@ -22,6 +24,22 @@ class Choice(StrEnum):
     SKIP = "skip"
 
 
+@dataclass(frozen=True)
+class Remarks:
+    """What an annotator says beside the verdict, by the sides on which the completions stood for them.
+
+    `criteria`: for each criterion "left", "right" or "tie". `flags`: what is wrong with "left" and with "right".
+    """
+
+    reason: str | None = None
+    tags: tuple[str, ...] = ()
+    criteria: dict[str, str] = field(default_factory=dict)
+    flags: dict[str, list[str]] = field(default_factory=dict)
+
+
+NO_REMARKS = Remarks()
+
+
 def record_comparison(
     *,
     session: Session,
@@ -30,7 +48,7 @@ def record_comparison(
     choice: Choice | str,
     seconds: float | None = None,
     strength: int | None = None,
-    reason: str | None = None,
+    remarks: Remarks = NO_REMARKS,
     replace: bool = False,
 ) -> Comparison:
     """Write a verdict on a pair and recount what the pair still wants, in the session's one transaction.
@@ -42,6 +60,18 @@ def record_comparison(
     if strength not in (None, 1, 2, 3):
         raise StoreError(f"A strength is 1, 2 or 3, not {strength!r}.")
     verdict, side = _verdict(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
+    said = Comparison(
+        pair_id=pair_id,
+        annotator_id=annotator_id,
+        verdict=verdict,
+        strength=strength if choice in (Choice.LEFT, Choice.RIGHT) else None,
+        reason=(remarks.reason or "").strip() or None,
+        tags=list(remarks.tags),
+        criteria=_by_completion(remarks.criteria, side),
+        flags={_completion(on, side): found for on, found in remarks.flags.items() if found},
+        seconds=seconds,
+        left_side=side,
+    )
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
     if standing is not None:
         if not replace:
@@ -49,20 +79,20 @@ def record_comparison(
         standing.superseded_at = now()
         session.add(standing)
         session.flush()
-    comparison = Comparison(
-        pair_id=pair_id,
-        annotator_id=annotator_id,
-        verdict=verdict,
-        strength=strength,
-        reason=reason,
-        seconds=seconds,
-        left_side=side,
-    )
-    session.add(comparison)
+    session.add(said)
     session.flush()
     recount_open_slots(session=session, pair_id=pair_id)
     release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    return comparison
+    return said
+
+
+def _completion(on: str, left: str) -> str:
+    other = "b" if left == "a" else "a"
+    return {"left": left, "right": other}[on]
+
+
+def _by_completion(criteria: dict[str, str], left: str) -> dict[str, str]:
+    return {name: "tie" if said == "tie" else _completion(said, left) for name, said in criteria.items()}
 
 
 def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
@@ -103,7 +133,9 @@ def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) ->
         )
         .scalar_subquery()
     )
-    found: int | None = session.exec(select(func.max(standing)).where(Pair.round_id == round_id)).one()
+    found: int | None = session.exec(
+        select(func.max(standing)).where(Pair.round_id == round_id, Pair.purpose != Purpose.REWRITE)
+    ).one()
     return found
 
 
@@ -137,6 +169,7 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
             Pair.round_id == round_id,
+            Pair.purpose == Purpose.TRAIN,
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
@@ -157,8 +190,63 @@ def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> in
         col(Comparison.superseded_at).is_(None),
     )
     return session.exec(
-        select(func.count()).select_from(Pair).where(Pair.round_id == round_id, answered.exists())
+        select(func.count())
+        .select_from(Pair)
+        .where(Pair.round_id == round_id, Pair.purpose == Purpose.TRAIN, answered.exists())
     ).one()
+
+
+def comparisons_since(
+    *, session: Session, annotator_id: int, round_id: int, since: datetime, most: int = 2_000
+) -> list[Comparison]:
+    """This annotator's standing verdicts of a round from this moment on, in the order of their pairs' first one.
+
+    Of their latest `most` rows, so that it costs the same whatever they did in all.
+    """
+    latest = (
+        select(Comparison.id, Comparison.pair_id, Comparison.created_at)
+        .where(Comparison.annotator_id == annotator_id)
+        .order_by(col(Comparison.id).desc())
+        .limit(most)
+        .subquery()
+    )
+    first = (
+        select(latest.c.pair_id, func.min(latest.c.id).label("first"))
+        .where(latest.c.created_at >= since)
+        .group_by(latest.c.pair_id)
+        .subquery()
+    )
+    query = (
+        select(Comparison)
+        .join(first, first.c.pair_id == Comparison.pair_id)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(
+            Comparison.annotator_id == annotator_id,
+            col(Comparison.superseded_at).is_(None),
+            Pair.round_id == round_id,
+            Pair.purpose != Purpose.REWRITE,
+        )
+        .order_by(first.c.first)
+    )
+    return list(session.exec(query))
+
+
+def sided(said: Comparison) -> Choice:
+    """A verdict as its annotator gave it: by sides. For one with sides, that is (an import has none)."""
+    if said.verdict not in (Verdict.A, Verdict.B):
+        return Choice(said.verdict)
+    return Choice.LEFT if said.verdict == said.left_side else Choice.RIGHT
+
+
+def remarks_of(said: Comparison) -> Remarks:
+    """What was said beside a verdict, by sides."""
+    on = {said.left_side: "left", "b" if said.left_side == "a" else "a": "right", "tie": "tie"}
+    return Remarks(
+        reason=said.reason,
+        tags=tuple(said.tags),
+        criteria={name: on[each] for name, each in said.criteria.items()},
+        flags={on[each]: found for each, found in said.flags.items()},
+    )
 
 
 Labelled = tuple[Comparison, Pair, Prompt, Annotator]

@@ -45,7 +45,10 @@ FIELDS = {
     "rejected_source": ("string", "the same for `rejected`"),
     "annotators": ("int64", "how many annotators compared the two"),
     "agreement": ("float64", "the share of their votes that went to `chosen`; ties count as votes"),
-    "purpose": ("string", "`train`: asked in order to train on the answer"),
+    "purpose": (
+        "string",
+        "`train`: asked in order to train on; `rewrite`: an annotator's text over what it betters",
+    ),
     "round": ("int64", "the round they were compared in; empty for imported preferences"),
 }
 

@@ -72,6 +72,9 @@ class Purpose(StrEnum):
     CALIBRATION = "calibration"
 
 
+TRAINED_ON = (Purpose.TRAIN, Purpose.REWRITE)
+
+
 class RoundStatus(StrEnum):
     """Where a round stands. The first pairs are served while it is still `sampling` others."""
 

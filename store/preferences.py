@@ -23,7 +23,7 @@ from sqlmodel import Session, col, select
 from store.annotators import get_annotator
 from store.database import chunks
 from store.errors import SnapshotError
-from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict
+from store.models import TRAINED_ON, Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round, Verdict
 from store.prompts import Message
 from store.rounds import get_round
 
@@ -137,6 +137,7 @@ class _PairContent:
     prompt_hash: str
     messages: list[Message]
     held_out: bool
+    purpose: str
     round: int | None
     a: _Text
     b: _Text
@@ -200,7 +201,7 @@ def _reason_to_drop(said: _Said, filter: SnapshotFilter) -> str | None:
         return "retracted"
     if said.annotator in filter.exclude_annotators:
         return "excluded_annotator"
-    if said.purpose != Purpose.TRAIN:
+    if said.purpose not in TRAINED_ON:
         return "not_trained_on"
     return "skip" if said.verdict == Verdict.SKIP else None
 
@@ -209,7 +210,7 @@ def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _Pair
     a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
     by_a, by_b = Checkpoint.__table__.alias(), Checkpoint.__table__.alias()  # type: ignore[attr-defined]
     query = (
-        select(Pair.id, Pair.prompt_id, Round.number, *_text_columns(a, by_a), *_text_columns(b, by_b))  # type: ignore[call-overload]
+        select(Pair.id, Pair.prompt_id, Pair.purpose, Round.number, *_text_columns(a, by_a), *_text_columns(b, by_b))  # type: ignore[call-overload]
         .join(a, a.c.id == Pair.completion_a_id)
         .join(b, b.c.id == Pair.completion_b_id)
         .outerjoin(by_a, by_a.c.id == a.c.checkpoint_id)
@@ -220,8 +221,8 @@ def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _Pair
     for chunk in chunks(pair_ids):
         rows = session.execute(query.where(col(Pair.id).in_(chunk))).all()
         prompts = _prompts(session, sorted({row[1] for row in rows}))
-        for pair_id, prompt_id, number, *texts in rows:
-            contents[pair_id] = _PairContent(*prompts[prompt_id], number, _Text(*texts[:3]), _Text(*texts[3:]))
+        for pair_id, prompt_id, purpose, number, *texts in rows:
+            contents[pair_id] = _PairContent(*prompts[prompt_id], purpose, number, _Text(*texts[:3]), _Text(*texts[3:]))
     return contents
 
 
@@ -286,7 +287,7 @@ def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float, *, ti
         rejected_source=other.source,
         annotators=len({annotator for annotator, _ in poll.votes}),
         agreement=round(agreement, 6),
-        purpose=Purpose.TRAIN.value,
+        purpose=max(each.purpose for each in poll.contents),  # "train" where the two were asked as well as written
         round=min((each.round for each in poll.contents if each.round is not None), default=None),
         held_out=content.held_out,
         tie=tie,

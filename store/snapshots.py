@@ -20,7 +20,7 @@ from sqlmodel import Session, col, select
 from store.database import chunks
 from store.errors import SnapshotError, UnknownRecordError
 from store.hashing import canonical_json, content_hash, file_hash, text_hash
-from store.models import Completion, Pair, Prompt, Purpose, Snapshot
+from store.models import TRAINED_ON, Completion, Pair, Prompt, Snapshot
 from store.preferences import Poll, Preference, SnapshotFilter, poll_comparisons
 from store.prompts import Message
 from store.wording import counted
@@ -200,7 +200,7 @@ def _pair_sides(session: Session, prompt_hashes: list[str]) -> Sides:
         .join(Pair, col(Pair.prompt_id) == col(Prompt.id))
         .join(a, a.c.id == col(Pair.completion_a_id))
         .join(b, b.c.id == col(Pair.completion_b_id))
-        .where(col(Pair.purpose) == Purpose.TRAIN)
+        .where(col(Pair.purpose).in_(TRAINED_ON))
         .order_by(col(Pair.id))
     )
     sides: Sides = {}

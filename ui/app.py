@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui.state import current_workspace, errors_in_words, my_name
-from ui.theme import ICON, dress_page, ignore_repeated_keys
+from ui.theme import ICON, dress_page, mind_keys
 
 
 def main() -> None:
@@ -17,6 +17,7 @@ def main() -> None:
             st.Page("pages/loop.py", title="Loop", icon=":material/sync:"),
             st.Page("pages/runs.py", title="Runs", icon=":material/timeline:"),
             st.Page("pages/data.py", title="Data", icon=":material/database:"),
+            st.Page("pages/settings.py", title="Settings", icon=":material/tune:"),
         ],
         position="top",
     )
@@ -25,7 +26,7 @@ def main() -> None:
         current_workspace()
         my_name()
         page.run()
-    ignore_repeated_keys()
+    mind_keys()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import streamlit as st
@@ -10,7 +10,7 @@ import streamlit as st
 from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
 from store.runs import OPEN
-from ui.model_text import plain_markdown, render_model_text, render_prompt
+from ui.model_text import plain_markdown, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
 from ui.story import duration, warnings_first
 
@@ -47,22 +47,56 @@ def prompt_block(messages: list[dict[str, str]]) -> None:
     st.html(render_prompt(messages))
 
 
-def completion_panes(left: str, right: str) -> None:
-    """Two completions in equal panes; one above the other where the window is narrow."""
+def completion_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> None:
+    """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow."""
     with st.container(key="panes"):
-        for column, title, text in zip(st.columns(2), ("Left", "Right"), (left, right), strict=True):
+        for column, title, text, note in zip(st.columns(2), ("Left", "Right"), texts, notes, strict=True):
             with column.container(border=True, height="stretch"):
                 st.html(
                     f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
-                    f"{render_model_text(text)}</section>"
+                    f'<div style="font-size:{scale:g}em">{text}</div>'
+                    f'<span class="pl-quiet">{escape(note)}</span></section>'
                 )
 
 
-def round_meter(*, done: int, target: int, mine: int, name: str) -> None:
+def beside_panes(draw: Callable[[str], None], *, wanted: bool) -> None:
+    """What belongs to each of the two completions, below it."""
+    if wanted:
+        for column, side in zip(st.columns(2), ("left", "right"), strict=True):
+            with column:
+                draw(side)
+
+
+KEYS = (
+    ("B", "Both bad"),
+    ("S", "Skip; then a number for why, or S again"),
+    ("U", "Undo: take the last verdict back"),
+    ("P, N, Q", "Look back (earlier), later, back to the queue"),
+    ("D", "Show or hide the differences, word by word"),
+    ("?", "This sheet"),
+)
+GRADED_KEYS = (
+    ("1 2 3", "Left is much, clearly, slightly better"),
+    ("4", "Tie"),
+    ("5 6 7", "Right is slightly, clearly, much better"),
+    ("← →", "The same as 2 and 6"),
+)
+PLAIN_KEYS = (("← →", "Left or right is better"), ("T", "Tie"))
+
+
+def keys_sheet(*, graded: bool) -> None:
+    """Every key of the page, on demand."""
+    with st.popover("Keys", type="tertiary", icon=":material/keyboard:", key="keys"):
+        table(("Key", "What it does"), [*(GRADED_KEYS if graded else PLAIN_KEYS), *KEYS])
+        st.caption("No key does anything while you type.")
+
+
+def round_meter(*, done: int, target: int, mine: int, name: str, today: str = "") -> None:
     """How far the round is, always in sight."""
     st.html(
         f'<div class="pl-count"><span><b>{done} of {target}</b> comparisons</span>'
-        f'<span class="pl-quiet">{mine} by {escape(name)}</span></div>{_bar(done, target)}'
+        f'<span class="pl-quiet">{mine} by {escape(name)}</span>'
+        f'<span class="pl-quiet">{escape(today)}</span></div>{_bar(done, target)}'
     )
 
 

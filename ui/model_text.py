@@ -1,28 +1,36 @@
 """Text that a model wrote, or that came from a file, as HTML that is safe to show.
 
-Markdown structure (paragraphs, lists, tables, code) is drawn; nothing is loaded and nothing can be followed. Raw HTML,
-images and links stay the characters that they are, so the annotator also sees what was really written.
+Markdown structure (paragraphs, lists, tables, code, formulas) is drawn; nothing is loaded and nothing can be followed.
+Raw HTML, images and links stay the characters that they are, so the annotator also sees what was really written.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from html import escape
 from string import punctuation
 
 from markdown_it import MarkdownIt
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
 
 from store.prompts import Message
+from ui.formulas import read_formulas
 
-_PARSER = (
+_PARSER = read_formulas(
     MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True})
     .enable(["table", "strikethrough"])
     .disable(["image", "link", "autolink", "html_inline", "html_block", "reference"])
 )
+_CODE = HtmlFormatter(nowrap=True)
 _MARKS = re.compile(f"[{re.escape(punctuation)}]")
 _LONGEST = 100_000  # characters drawn as Markdown; anything longer is shown plain, so that a page never hangs
 
 
+@lru_cache(maxsize=256)
 def render_model_text(text: str) -> str:
     """The text as HTML of a few known tags, without any image, link, script or raw HTML in it."""
     text = text.encode("utf-8", "replace").decode().strip()
@@ -34,10 +42,21 @@ def render_model_text(text: str) -> str:
 def _markdown(text: str) -> str:
     tokens = _PARSER.parse(text)
     for token in tokens:
+        if token.type == "fence":
+            token.content, token.type = _highlighted(token.content, token.info), "html_block"
         if token.type in ("heading_open", "heading_close"):
             token.tag = "h4"  # a completion's headings stay below the page's own
     rendered = _PARSER.renderer.render(tokens, _PARSER.options, {})
     return str(rendered)
+
+
+def _highlighted(code: str, language: str) -> str:
+    name = language.split(maxsplit=1)[0] if language.strip() else "text"
+    try:
+        drawn = highlight(code, get_lexer_by_name(name), _CODE)
+    except ClassNotFound:
+        drawn = escape(code)
+    return f'<pre tabindex="0"><code>{drawn}</code></pre>\n'
 
 
 def _plain(text: str) -> str:
@@ -49,15 +68,27 @@ def plain_markdown(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", text)
 
 
-def render_prompt(messages: list[Message]) -> str:
-    """A prompt as HTML: a single user turn plain, anything longer turn by turn with its role."""
+def render_prompt(messages: list[Message], *, open_turns: int = 3) -> str:
+    """A prompt as HTML: a single user turn plain, anything longer as a chat, its earlier turns folded."""
     if len(messages) == 1:
         turns = f'<span class="pl-role">Prompt</span>{render_model_text(messages[0]["content"])}'
     else:
-        turns = "".join(_turn(message) for message in messages)
+        earlier, last = messages[:-open_turns], messages[-open_turns:]
+        turns = _folded(earlier) + "".join(_turn(message) for message in last)
     return f'<div class="pl-prompt" role="region" aria-label="Prompt" tabindex="0">{turns}</div>'
+
+
+def _folded(messages: list[Message]) -> str:
+    if not messages:
+        return ""
+    turns = "".join(_turn(message) for message in messages)
+    count = f"{len(messages)} earlier turn{'s' if len(messages) > 1 else ''}"
+    return f'<details class="pl-earlier"><summary>{count}</summary>{turns}</details>'
 
 
 def _turn(message: Message) -> str:
     role = escape(message["role"])
-    return f'<div class="pl-turn"><span class="pl-role">{role}</span>{render_model_text(message["content"])}</div>'
+    return (
+        f'<div class="pl-turn pl-{role if role in ("user", "assistant", "system") else "other"}">'
+        f'<span class="pl-role">{role}</span>{render_model_text(message["content"])}</div>'
+    )

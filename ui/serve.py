@@ -30,6 +30,7 @@ import ui.components  # noqa: F401  imported now, with all they bring, so that t
 from dpo_core.errors import CoreError
 from dpo_core.workspace import open_workspace
 from store.errors import StoreError
+from ui import attention
 from ui.state import WORKSPACE_VARIABLE
 from ui.theme import STREAMLIT_OPTIONS
 
@@ -91,7 +92,7 @@ def _configuration(address: str, listener: socket.socket) -> uvicorn.Config:
     PagesManager.uses_pages_directory = False
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return uvicorn.Config(
-        st.App(APP, routes=[Route("/healthz", _healthz)]),
+        st.App(APP, routes=[Route("/healthz", _healthz), attention.route]),
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=2,

@@ -1,4 +1,4 @@
-"""What a browser session knows: the workspace, who is comparing, which pair is on screen; and errors put in words.
+"""What a browser session knows: the workspace and who is comparing; and errors put in words.
 
 Nothing that matters is kept here: a verdict goes to the database in the callback that receives it.
 """
@@ -6,7 +6,6 @@ Nothing that matters is kept here: a verdict goes to the database in the callbac
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +17,11 @@ import streamlit as st
 from dpo_core.errors import CoreError, WorkspaceError
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
-from store.comparisons import record_comparison, undo_comparison
 from store.database import writing
 from store.errors import StoreError
 
 WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
 DEFAULT_NAME = "me"
-DWELL_SECONDS = 0.35  # a verdict sooner than this after a pair appeared was meant for the pair before it
 NAME_PARAMETER = "as"
 HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -36,6 +33,11 @@ def _open(folder: str) -> Workspace:
 
 
 _workspace_in: Callable[[str], Workspace] = st.cache_resource(_open, show_spinner=False)
+
+
+def reload_settings() -> None:
+    """Let every session open the workspace anew, with the settings that are in its file by now."""
+    _workspace_in.clear()  # type: ignore[attr-defined]
 
 
 def current_workspace() -> Workspace:
@@ -64,7 +66,7 @@ def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any)
     except (StoreError, CoreError) as error:
         st.session_state["problem"] = str(error)
     else:
-        st.session_state["notice"] = said
+        st.session_state["notice"] = said or st.session_state.get("notice", "")
 
 
 def show_messages() -> None:
@@ -114,31 +116,6 @@ def my_annotator_id(workspace: Workspace) -> int:
     assert annotator.id is not None
     st.session_state["annotator"] = ((name, str(workspace.folder)), annotator.id)
     return annotator.id
-
-
-def pair_appeared(pair_id: int) -> None:
-    """Remember since when this pair is on screen."""
-    if st.session_state.get("shown", (None, 0.0))[0] != pair_id:
-        st.session_state["shown"] = (pair_id, time.monotonic())
-
-
-def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: str) -> None:
-    """Write a verdict for exactly this pair. A press that came too soon, or for a pair that is gone, is dropped."""
-    shown, since = st.session_state.get("shown", (None, 0.0))
-    seconds = time.monotonic() - since
-    if shown != pair_id or seconds < DWELL_SECONDS:
-        return
-    with writing(workspace.engine) as session:
-        record_comparison(
-            session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice, seconds=round(seconds, 2)
-        )
-
-
-def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
-    """Undo a verdict; its pair is shown again. The same press a second time does nothing."""
-    st.session_state.pop("shown", None)
-    with writing(workspace.engine) as session:
-        undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
 
 
 def log_tail(folder: Path, lines: int = 80) -> str:

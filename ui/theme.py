@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+from pygments.formatters import HtmlFormatter
 
 INK, PAPER, ACCENT, SECOND = "#24231f", "#fdfcfa", "#1d6b58", "#b65f2b"
 # The accent carries white text, so at night it has to be darker than what is drawn on the background itself.
@@ -57,8 +58,8 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
 
 _CSS = """
 <style>
-:root { --pl-accent: #1d6b58; --pl-paper: #fdfcfa; }
-@media (prefers-color-scheme: dark) { :root { --pl-accent: #5cc0a4; --pl-paper: #161817; } }
+:root { --pl-accent: #1d6b58; --pl-paper: #fdfcfa; --pl-mark: #f6dfa4; }
+@media (prefers-color-scheme: dark) { :root { --pl-accent: #5cc0a4; --pl-paper: #161817; --pl-mark: #5b4a17; } }
 [data-testid="stLayoutWrapper"]:has(> .st-key-head) { position: sticky; top: 3.6rem; z-index: 20;
   background: var(--pl-paper); padding-bottom: .35rem; }
 [data-testid="stMainBlockContainer"] { max-width: 1240px; padding-top: 4.25rem; padding-bottom: 2rem; }
@@ -71,23 +72,34 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-text { line-height: 1.6; overflow-wrap: anywhere; }
 .pl-text > :first-child { margin-top: 0; } .pl-text > :last-child { margin-bottom: 0; }
 .pl-text p, .pl-text ul, .pl-text ol, .pl-text pre, .pl-text table, .pl-text blockquote { margin: 0 0 .75em; }
-.pl-text p, .pl-text li { max-width: 72ch; }
+.pl-text p, .pl-text li { max-width: 72ch; font-size: inherit; }
 .pl-text h4 { font-size: 1.05em; font-weight: 650; margin: 1em 0 .4em; padding: 0; }
 .pl-text ul, .pl-text ol { padding-left: 1.5em; } .pl-text li { margin: .15em 0; }
 .pl-text blockquote { border-left: 3px solid rgba(128,128,128,.4); padding-left: .9em; }
-.pl-text pre { background: rgba(128,128,128,.12); border-radius: 6px; padding: .75em .9em; overflow-x: auto; }
+.pl-text pre { background: rgba(128,128,128,.07); border-radius: 6px; padding: .75em .9em; overflow-x: auto; }
 .pl-text code { font-size: .875em; background: rgba(128,128,128,.14); border-radius: 4px; padding: .1em .3em; }
 .pl-text pre code { background: none; padding: 0; }
+.pl-written { white-space: pre-wrap; }
+.pl-text mark { background: var(--pl-mark); color: inherit; border-radius: 3px; padding: 0 .1em; }
+.pl-text img.pl-math { display: inline; max-width: 100%; }
+@media (prefers-color-scheme: dark) { .pl-text img.pl-math { filter: invert(1); } }
 .pl-text table { border-collapse: collapse; display: block; overflow-x: auto; }
 .pl-text th, .pl-text td { border: 1px solid rgba(128,128,128,.35); padding: .3em .6em; }
 .pl-quiet, .pl-role { opacity: .72; } .pl-quiet { font-size: .9rem; }
 .pl-role { display: block; font-size: .75rem; font-weight: 600; letter-spacing: .05em; text-transform: uppercase;
   margin-bottom: .3rem; }
 .pl-turn + .pl-turn { margin-top: .9rem; }
+.pl-user, .pl-system, .pl-other { border-left: 3px solid rgba(128,128,128,.45); padding-left: .8rem; }
+.pl-assistant { padding-left: calc(.8rem + 3px); }
+.pl-earlier { margin-bottom: .9rem; } .pl-earlier summary { cursor: pointer; opacity: .8; }
 .pl-prompt { background: rgba(128,128,128,.09); border-radius: 8px; padding: .9rem 1.1rem; max-height: 38vh;
   overflow-y: auto; }
 .st-key-panes [data-testid="stColumn"] > div, .st-key-panes [data-testid="stColumn"] > div > div { height: 100%; }
 [class*="st-key-verdicts-"] button { min-height: 2.75rem; }
+/* The stronger the verdict, the stronger its button. */
+[class*="st-key-left-3-"] button, [class*="st-key-right-3-"] button { border-color: var(--pl-accent);
+  box-shadow: inset 0 0 0 1px var(--pl-accent); font-weight: 650; }
+[class*="st-key-left-2-"] button, [class*="st-key-right-2-"] button { border-color: var(--pl-accent); }
 .pl-meter { height: 6px; border-radius: 3px; background: rgba(128,128,128,.22); overflow: hidden; margin-top: .35rem; }
 .pl-meter > div { height: 100%; background: var(--pl-accent); }
 .pl-count { display: flex; flex-wrap: wrap; column-gap: 1rem; font-size: .9rem; }
@@ -109,10 +121,21 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
     padding-right: 1rem; }
   [class*="st-key-verdicts-"] [class*="st-key-left-"] { order: -2; }
   [class*="st-key-verdicts-"] [class*="st-key-right-"] { order: -1; }
+  [data-testid="stBottomBlockContainer"] { padding-bottom: .4rem; }
+  [data-testid="stBottomBlockContainer"] [data-testid="stVerticalBlock"] { gap: .3rem; }
+  [class*="st-key-verdicts-"] button, [class*="st-key-others-"] button { padding: .15rem .5rem; min-height: 2.4rem; }
+  [class*="st-key-verdicts-"] button kbd, [class*="st-key-others-"] button kbd, .st-key-keys { display: none; }
   .pl-prompt { max-height: none; } .pl-empty { margin-top: 2vh; }
 }
+@media (prefers-reduced-motion: reduce) { *, ::before, ::after { transition: none !important;
+  animation-duration: .01ms !important; } }
 </style>
 """
+_CODE_BY_DAY, _CODE_BY_NIGHT = (  # of the few styles whose every colour can be read on our paper
+    "\n".join(HtmlFormatter(style=style).get_token_style_defs(".pl-text pre"))  # type: ignore[no-untyped-call]
+    for style in ("xcode", "github-dark")
+)
+_CODE_CSS = f"<style>{_CODE_BY_DAY}\n@media (prefers-color-scheme: dark) {{ {_CODE_BY_NIGHT} }}</style>"
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect x="2" y="5" width="12" height="22" rx="3" '
@@ -120,13 +143,22 @@ ICON = (
 )
 
 # A held-down arrow key repeats some thirty times a second; only the press itself counts as a verdict.
-_NO_REPEATS = """
+# "?" and, where verdicts have strengths, the arrows are keys that Streamlit's buttons cannot have.
+_KEYS = """
 <script>
-if (!window.pairloopNoRepeats) {
-  window.pairloopNoRepeats = true;
+if (!window.pairloopKeys) {
+  window.pairloopKeys = true;
+  const own = "input, textarea, select, [contenteditable=true], [role=radiogroup], [role=tablist], [role=dialog]";
+  const also = {
+    "?": ".st-key-keys button",
+    ArrowLeft: '[class*="st-key-left-2-"] button',
+    ArrowRight: '[class*="st-key-right-2-"] button',
+  };
   window.addEventListener("keydown", (event) => {
     const typing = event.target.closest && event.target.closest("input, textarea, [contenteditable=true]");
-    if (event.repeat && !typing) event.stopImmediatePropagation();
+    if (event.repeat && !typing) { event.stopImmediatePropagation(); return; }
+    if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest?.(own)) return;
+    if (event.key in also) document.querySelector(also[event.key])?.click();
   }, true);
 }
 </script><div hidden></div>
@@ -145,10 +177,11 @@ def start_at_the_top(pair_id: int) -> None:
 
 
 def dress_page() -> None:
-    """Put the CSS, and the filter of repeated keys, on the page."""
+    """Put the CSS on the page."""
     st.html(_CSS)
+    st.html(_CODE_CSS)
 
 
-def ignore_repeated_keys() -> None:
-    """Let a held-down key count once. Scrolling and typing are left alone."""
-    st.html(_NO_REPEATS, unsafe_allow_javascript=True)
+def mind_keys() -> None:
+    """Let a held-down key count once, and a few more keys press buttons. Scrolling and typing are left alone."""
+    st.html(_KEYS, unsafe_allow_javascript=True)

@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import seeding
 from tests.browser.conftest import Round, Serve
-from ui.state import DWELL_SECONDS
+from ui.verdicts import DWELL_SECONDS
 
 
 def pane(page: Page, side: str) -> Locator:
@@ -25,11 +25,20 @@ def wait_for_question(page: Page, number: int) -> None:
 
 def test_a_row_of_pairs_by_keyboard(page: Page, comparing: Round) -> None:
     page.goto(comparing.url)
-    presses = [("ArrowLeft", "left"), ("ArrowRight", "right"), ("t", "tie"), ("b", "both_bad"), ("s", "skip")]
+    presses = [
+        ("ArrowLeft", "left"),
+        ("ArrowRight", "right"),
+        ("4", "tie"),
+        ("b", "both_bad"),
+        ("s", "skip"),
+    ]  # the arrows: clearly
     for number, (key, meant) in enumerate(presses, start=1):
         wait_for_question(page, number)
         left_is_first = "First" in pane(page, "Left").inner_text()
         page.keyboard.press(key)
+        if meant == "skip":
+            expect(page.get_by_text("Why skip this pair?")).to_be_visible()
+            page.keyboard.press("s")
         expect(page.get_by_text(f"Question {number + 1}?")).to_be_visible()
         said = comparing.said()  # in the file by the time the next pair is seen
         assert len(said) == number
@@ -69,7 +78,7 @@ def test_undo_brings_the_pair_back(page: Page, comparing: Round) -> None:
     wait_for_question(page, 2)
     page.keyboard.press("u")
     wait_for_question(page, 1)
-    page.keyboard.press("t")
+    page.keyboard.press("4")
     wait_for_question(page, 2)
     assert [(each.question, each.verdict == "tie", each.stands) for each in comparing.said()] == [
         (1, False, False),
@@ -125,7 +134,7 @@ def test_long_texts_leave_verdicts_and_progress_in_sight(page: Page, tmp_path: P
     page.goto(serve(workspace))
     wait_for_question(page, 1)
     pane(page, "Left").get_by_text("Paragraph 39").scroll_into_view_if_needed()
-    expect(page.get_by_role("button", name="Left is better")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Left clearly")).to_be_in_viewport(ratio=1)
     expect(page.get_by_text("0 of 8")).to_be_in_viewport(ratio=1)
     page.keyboard.press("ArrowLeft")
     wait_for_question(page, 2)
@@ -140,9 +149,9 @@ def test_a_narrow_window_is_enough(page: Page, comparing: Round) -> None:
     assert left is not None and right is not None
     assert left["y"] + left["height"] <= right["y"]  # one above the other
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    for label in ("Left is better", "Right is better", "Tie", "Both bad", "Skip", "Undo"):
+    for label in ("Left much", "Left slightly", "Right clearly", "Right much", "Tie", "Both bad", "Skip", "Undo"):
         expect(page.get_by_role("button", name=label)).to_be_in_viewport(ratio=1)
-    page.get_by_role("button", name="Right is better").click()
+    page.get_by_role("button", name="Right slightly").click()
     wait_for_question(page, 2)
     assert [each.question for each in comparing.said()] == [1]
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from dpo_core.packaged import packaged
-from ui.state import DWELL_SECONDS
+from ui.verdicts import DWELL_SECONDS
 
 TRAINING = 240_000  # ms; training and evaluating on a machine with other things to do
 COMPARED = 12
@@ -58,7 +58,7 @@ def compare_by_keyboard(page: Page, keys: str, done: int = 0) -> None:
 def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, demo: str, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     page.goto(demo)
-    expect(page.get_by_role("button", name="Left is better")).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("button", name="Left clearly")).to_be_visible(timeout=90_000)
     compare_by_keyboard(page, "lrlrrlrllrlr")
     said = query(folder, "SELECT verdict FROM comparison WHERE superseded_at IS NULL")
     assert len(said) == COMPARED and {verdict for (verdict,) in said} <= {"a", "b"}

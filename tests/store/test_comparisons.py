@@ -11,16 +11,20 @@ from sqlmodel import col, select
 from store.annotators import retract_annotator
 from store.comparisons import (
     Choice,
+    Remarks,
+    comparisons_since,
     count_annotator,
     count_round,
     current_comparison,
     last_comparison_id,
     record_comparison,
+    remarks_of,
+    sided,
     undo_comparison,
 )
 from store.database import reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
-from store.models import Comparison, Pair, Verdict
+from store.models import Comparison, Pair, Verdict, now
 from store.pairs import left_side, next_pair
 from tests.store.undoing import undo_last
 
@@ -70,10 +74,54 @@ def test_every_choice_is_a_verdict(engine: sa.Engine, make_round: Any, people: l
 
 def test_what_was_said_is_kept_whole(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
     _, pairs = make_round(engine)
-    say(engine, pairs[0].id, people[0], seconds=4.5, strength=3, reason="kürzer und klarer")
+    say(engine, pairs[0].id, people[0], seconds=4.5, strength=3, remarks=Remarks(reason="kürzer und klarer"))
     with reading(engine) as session:
         said = current_comparison(session=session, pair_id=pairs[0].id, annotator_id=people[0])
     assert (said.seconds, said.strength, said.reason) == (4.5, 3, "kürzer und klarer")
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_remarks_are_kept_by_completion_and_come_back_by_side(
+    engine: sa.Engine, make_round: Any, people: list[int], side: str
+) -> None:
+    _, pairs = make_round(engine, pairs=30)
+    pair = next(pair for pair in pairs if left_side(side_seed=pair.side_seed, annotator_id=people[0]) == side)
+    given = Remarks(
+        reason="clearer",
+        tags=("tone",),
+        criteria={"helpful": "left", "harmless": "tie", "honest": "right"},
+        flags={"left": ["unsafe"]},
+    )
+    said = say(engine, pair.id, people[0], "right", strength=2, remarks=given)
+    other = {"a": "b", "b": "a"}[side]
+    assert said.criteria == {"helpful": side, "harmless": "tie", "honest": other}
+    assert (said.flags, said.tags, said.verdict) == ({side: ["unsafe"]}, ["tone"], other)
+    assert (remarks_of(said), sided(said)) == (given, Choice.RIGHT)
+
+
+def test_a_tie_has_no_strength(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
+    _, pairs = make_round(engine)
+    assert say(engine, pairs[0].id, people[0], "tie", strength=3).strength is None
+
+
+def test_a_days_work_is_in_the_order_in_which_it_was_first_done(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    opened, pairs = make_round(engine, pairs=3)
+    start = now()
+    for pair in pairs:
+        say(engine, pair.id, people[0], "tie")
+    say(engine, pairs[0].id, people[0], "skip", replace=True)
+    say(engine, pairs[1].id, people[1], "skip")
+    with reading(engine) as session:
+        mine = comparisons_since(session=session, annotator_id=people[0], round_id=opened.id, since=start)
+        later = comparisons_since(session=session, annotator_id=people[0], round_id=opened.id, since=now())
+    assert [(said.pair_id, said.verdict) for said in mine] == [
+        (pairs[0].id, "skip"),
+        (pairs[1].id, "tie"),
+        (pairs[2].id, "tie"),
+    ]
+    assert later == []
 
 
 def test_a_second_press_writes_nothing(engine: sa.Engine, make_round: Any, people: list[int]) -> None:

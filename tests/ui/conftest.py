@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
 import ui.state
+import ui.verdicts
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Comparison
@@ -32,12 +34,12 @@ def workspace(tmp_path: Path) -> Workspace:
 def open_app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> OpenApp:
     """`open_app("loop", name="Lea")`: the app on one of its pages, drawn once, with no wait before a verdict counts."""
     monkeypatch.setenv(ui.state.WORKSPACE_VARIABLE, str(workspace.folder))
-    monkeypatch.setattr(ui.state, "DWELL_SECONDS", 0.0)
-    st.cache_resource.clear()
+    monkeypatch.setattr(ui.verdicts, "DWELL_SECONDS", 0.0)
     return _open_app
 
 
 def _open_app(page: str = "label", name: str = "") -> AppTest:
+    st.cache_resource.clear()
     app = AppTest.from_file(str(APP), default_timeout=60)
     if name:
         app.query_params["as"] = name
@@ -70,4 +72,4 @@ def words(app: AppTest) -> str:
     """All that the page says."""
     kinds = ("html", "markdown", "caption", "title", "subheader", "error", "warning", "success")
     found = (str(getattr(each, "body", None) or each.value) for kind in kinds for each in getattr(app, kind))
-    return unescape("\n".join(found))
+    return unescape(re.sub("<style>.*?</style>", "", "\n".join(found), flags=re.DOTALL))

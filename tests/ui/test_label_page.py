@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-import ui.state
+import ui.verdicts
+from dpo_core.config import FILE_NAME
+from dpo_core.editing_settings import change_section
 from dpo_core.loop import start_round
 from dpo_core.workspace import Workspace
 from store.annotators import get_annotator, list_annotators, retract_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.pairs import get_pair, shown_pair
+from store.preferences import SnapshotFilter, poll_comparisons
 from store.runs import fail_run, list_runs
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, said, words
 
 SHORTCUTS = {
-    "Left is better": "left",
-    "Right is better": "right",
-    "Tie": "t",
+    "Left much": "1",
+    "Left clearly": "2",
+    "Left slightly": "3",
+    "Tie": "4",
+    "Right slightly": "5",
+    "Right clearly": "6",
+    "Right much": "7",
     "Both bad": "b",
     "Skip": "s",
     "Undo": "u",
+    "Look back": "p",
+    "Differences": "d",
 }
 
 
@@ -50,8 +59,8 @@ def test_every_verdict_has_its_key_in_sight(pairs: Workspace, open_app: OpenApp)
 @pytest.mark.parametrize(
     ("label", "verdict"),
     [
-        ("Left is better", "left"),
-        ("Right is better", "right"),
+        ("Left clearly", "left"),
+        ("Right much", "right"),
         ("Tie", "tie"),
         ("Both bad", "both_bad"),
         ("Skip", "skip"),
@@ -62,6 +71,8 @@ def test_a_verdict_is_written_and_the_next_pair_shown(
 ) -> None:
     app = open_app()
     button(app, label).click().run()
+    if verdict == "skip":
+        button(app, "Just skip").click().run()
     (written,) = said(pairs)
     with reading(pairs.engine) as session:
         pair, _ = get_pair(session=session, pair_id=written.pair_id)
@@ -79,13 +90,13 @@ def test_the_side_on_screen_is_the_side_that_is_written(pairs: Workspace, open_a
     page = words(app)
     left_is_first = page.index("First answer") < page.index("Second answer")
     assert page.index('aria-label="Left"') < page.index('aria-label="Right"')
-    button(app, "Left is better").click().run()
+    button(app, "Left clearly").click().run()
     assert said(pairs)[0].verdict == ("a" if left_is_first else "b")
 
 
 def test_the_same_verdict_twice_is_written_once(pairs: Workspace, open_app: OpenApp) -> None:
     app = open_app()
-    pressed = button(app, "Left is better")
+    pressed = button(app, "Left clearly")
     pressed.click().run()
     pressed.click().run()  # the button of a pair that is gone: a second press that was on its way
     assert len(said(pairs)) == 1
@@ -93,7 +104,7 @@ def test_the_same_verdict_twice_is_written_once(pairs: Workspace, open_app: Open
 
 def test_a_verdict_too_soon_is_not_taken(pairs: Workspace, open_app: OpenApp, monkeypatch: pytest.MonkeyPatch) -> None:
     app = open_app()
-    monkeypatch.setattr(ui.state, "DWELL_SECONDS", 1000.0)
+    monkeypatch.setattr(ui.verdicts, "DWELL_SECONDS", 1000.0)
     button(app, "Tie").click().run()
     assert said(pairs) == []
     assert "Question 1?" in words(app)
@@ -201,7 +212,7 @@ def test_past_the_target_it_goes_on_and_says_so(pairs: Workspace, open_app: Open
     app = open_app()
     assert "has what it asked for" in words(app)
     assert "Question 5?" in words(app)
-    assert "Left is better" in labels(app)
+    assert "Left clearly" in labels(app)
 
 
 def test_when_all_is_compared_it_leads_to_training(pairs: Workspace, open_app: OpenApp) -> None:
@@ -243,7 +254,7 @@ def test_a_training_that_failed_is_not_said_to_go_on(pairs: Workspace, open_app:
     assert "**Round 1 has stopped**" in words(app) and "training already" not in words(app)
     [link] = app.get("page_link")
     assert (link.proto.label, link.proto.page) == ("See why on the Loop page", "loop")
-    assert "Left is better" in labels(app)
+    assert "Left clearly" in labels(app)
 
 
 def test_once_the_round_is_trained_it_leads_to_the_decision(pairs: Workspace, open_app: OpenApp) -> None:
@@ -254,4 +265,141 @@ def test_once_the_round_is_trained_it_leads_to_the_decision(pairs: Workspace, op
     assert "training already" not in words(app)
     [link] = app.get("page_link")
     assert (link.proto.label, link.proto.page) == ("Decide on the Loop page", "loop")
-    assert "Left is better" in labels(app)
+    assert "Left clearly" in labels(app)
+
+
+@pytest.mark.parametrize(("label", "side", "strength"), [("Left slightly", "left", 1), ("Right much", "right", 3)])
+def test_a_strength_is_written_with_the_verdict(
+    pairs: Workspace, open_app: OpenApp, label: str, side: str, strength: int
+) -> None:
+    app = open_app()
+    button(app, label).click().run()
+    (written,) = said(pairs)
+    assert (written.verdict == written.left_side, written.strength) == (side == "left", strength)
+
+
+def test_without_strengths_the_arrows_alone_decide(workspace: Workspace, open_app: OpenApp) -> None:
+    change_section(workspace.folder / FILE_NAME, "label", {"strengths": False, "skip_reasons": []})
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    app = open_app()
+    shortcuts = {each.label: each.proto.shortcut for each in app.button}
+    assert (shortcuts["Left is better"], shortcuts["Right is better"], shortcuts["Tie"]) == ("left", "right", "t")
+    button(app, "Left is better").click().run()
+    button(app, "Skip").click().run()
+    written = [(each.verdict == each.left_side, each.strength) for each in said(workspace)]
+    assert written == [(True, None), (False, None)]
+
+
+def test_a_skip_can_say_why_and_can_be_thought_better_of(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    button(app, "Skip").click().run()
+    assert "Why skip this pair?" in words(app)
+    button(app, "Back").click().run()
+    assert said(pairs) == [] and "Question 1?" in words(app)
+    button(app, "Skip").click().run()
+    button(app, "Cannot tell").click().run()
+    assert [(each.verdict, each.tags) for each in said(pairs)] == [("skip", ["Cannot tell"])]
+    assert "Question 2?" in words(app) and "Why skip" not in words(app)
+
+
+def test_looking_back_shows_the_days_work_and_changes_a_verdict(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    button(app, "Left much").click().run()
+    button(app, "Tie").click().run()
+    button(app, "Look back").click().run()
+    assert "2 of 2 today" in words(app) and "You said: **Tie**" in words(app) and "Question 2?" in words(app)
+    button(app, "Earlier").click().run()
+    assert "1 of 2 today" in words(app) and "You said: **Left much**" in words(app)
+    assert button(app, "Earlier").disabled
+    button(app, "Right slightly").click().run()
+    assert "Question 3?" in words(app), "back in the queue"
+    assert [(each.strength, each.superseded_at is None) for each in said(pairs)] == [
+        (3, False),
+        (None, True),
+        (1, True),
+    ]
+
+
+def test_looking_back_takes_nothing_back(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    button(app, "Tie").click().run()
+    button(app, "Look back").click().run()
+    button(app, "Back to the queue").click().run()
+    assert "Question 2?" in words(app)
+    assert [each.superseded_at is None for each in said(pairs)] == [True]
+
+
+@pytest.fixture
+def asking(workspace: Workspace) -> Workspace:
+    """A workspace that asks for everything beside the verdict."""
+    everything = {"criteria": ["helpful"], "tags": ["clearer"], "reason": True, "flags": ["unsafe"], "rewrite": True}
+    change_section(workspace.folder / FILE_NAME, "label", everything)
+    seeding.open_round(workspace, seeding.plain_exchanges(3))
+    return workspace
+
+
+def test_what_is_said_beside_the_verdict_is_kept_with_it(asking: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    app.segmented_control(key="criterion-helpful-1").set_value("right").run()
+    app.pills(key="tags-1").set_value(["clearer"]).run()
+    app.pills(key="flags-left-1").set_value(["unsafe"]).run()
+    app.text_input(key="reason-1").input("It answers.").run()
+    button(app, "Right clearly").click().run()
+    (written,) = said(asking)
+    other = "b" if written.left_side == "a" else "a"
+    assert (written.criteria, written.tags, written.reason) == ({"helpful": other}, ["clearer"], "It answers.")
+    assert written.flags == {written.left_side: ["unsafe"]}
+
+
+def test_what_was_said_comes_back_with_an_undo(asking: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    app.pills(key="tags-1").set_value(["clearer"]).run()
+    button(app, "Tie").click().run()
+    button(app, "Undo").click().run()
+    assert app.pills(key="tags-1").value == ["clearer"]
+
+
+def test_a_bettered_text_is_a_preference_over_the_original(asking: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    app.toggle(key="rewriting-left-1").set_value(True).run()
+    original = app.text_area(key="rewrite-left-1").value
+    app.text_area(key="rewrite-left-1").input("My own words.").run()
+    button(app, "Right much").click().run()
+    with reading(asking.engine) as session:
+        kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
+    assert ("My own words.", original) in [(row.chosen, row.rejected) for row in kept]
+    assert len(kept) == 2 and "1 of 4" in words(app)
+    button(app, "Undo").click().run()
+    with reading(asking.engine) as session:
+        assert poll_comparisons(session=session, filter=SnapshotFilter()).preferences == []
+
+
+def test_differences_are_marked_on_demand(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    assert "<mark>" not in words(app)
+    button(app, "Differences").click().run()
+    assert "<mark>First</mark>" in words(app) and "<mark>Second</mark>" in words(app)
+    button(app, "Hide differences").click().run()
+    assert "<mark>" not in words(app)
+
+
+def test_lengths_are_shown_only_where_allowed(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    assert "4 words" not in words(open_app())
+    change_section(workspace.folder / FILE_NAME, "label", {"lengths": True})
+    assert "4 words" in words(open_app())
+
+
+def test_a_goal_for_the_day_is_in_sight(workspace: Workspace, open_app: OpenApp) -> None:
+    change_section(workspace.folder / FILE_NAME, "label", {"daily_goal": 2})
+    seeding.open_round(workspace, seeding.plain_exchanges(4))
+    app = open_app()
+    assert "0 of 2 today" in words(app)
+    button(app, "Tie").click().run()
+    button(app, "Tie").click().run()
+    assert "2 today: the day's goal is reached" in words(app)
+
+
+def test_the_end_of_the_queue_says_what_one_did(pairs: Workspace, open_app: OpenApp) -> None:
+    seeding.compare(pairs, "me", [Choice.LEFT] * 6)
+    assert "You made 6 comparisons today, as a rule in 6 seconds. Thank you." in words(open_app())

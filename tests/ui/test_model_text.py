@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from html.parser import HTMLParser
 
 import pytest
@@ -12,9 +13,10 @@ from ui.model_text import render_model_text, render_prompt
 
 TAGS = {
     *("div", "p", "br", "hr", "em", "strong", "s", "code", "pre", "ul", "ol", "li", "blockquote", "h4"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("table", "thead", "tbody", "tr", "th", "td", "span", "img"),
 }
-ATTRIBUTES = {"class", "dir", "start", "style"}
+ATTRIBUTES = {"class", "dir", "start", "style", "tabindex", "alt", "title", "src"}
+FORMULA = "data:image/svg+xml;base64,"
 
 
 class Seen(HTMLParser):
@@ -47,7 +49,7 @@ class Seen(HTMLParser):
         "[click](https://phish.example)",
         "<https://phish.example>",
         "[a]: https://phish.example\n\n[a]",
-        "$\\frac{1}{2}$ costs $5, not $6",
+        "It costs $5, not $6, and $ 7 $ too",
         ":red[stop] :material/home: :smile:",
         "`<b>` & &lt;b&gt;",
     ],
@@ -77,6 +79,35 @@ def test_structure_is_drawn(text: str, tag: str) -> None:
     assert tag in Seen(render_model_text(text)).tags
 
 
+@pytest.mark.parametrize("text", ["$x^2$", "$$x^2$$", r"\(x^2\)", r"so \[x^2\] it is", "so\n\\[\nx^2\n\\]\nis"])
+def test_formulas_are_drawn_and_say_their_source(text: str) -> None:
+    seen = Seen(render_model_text(text))
+    assert {source.strip() for source in seen.attributes["alt"]} == {"x^2"}
+    [picture] = seen.attributes["src"]
+    assert b"<svg" in b64decode(picture.removeprefix(FORMULA))
+
+
+@pytest.mark.parametrize("text", [r"$\begin{nonsense}$", "$" + "x" * 3_000 + "$"])
+def test_a_formula_that_cannot_be_drawn_is_shown_as_it_is_written(text: str) -> None:
+    seen = Seen(render_model_text(text))
+    assert seen.text.strip() == text.strip("$") and "code" in seen.tags
+
+
+def test_code_is_in_colours_where_its_language_is_known() -> None:
+    known, unknown = (Seen(render_model_text(f"```{name}\nimport os\n```")) for name in ("python", "klingon"))
+    assert "span" in known.tags and "span" not in unknown.tags
+    assert known.text == unknown.text
+
+
+def test_earlier_turns_of_a_long_prompt_are_folded() -> None:
+    turns = [{"role": ("user", "assistant")[at % 2], "content": f"Turn {at}."} for at in range(6)]
+    html = render_prompt(turns)
+    folded, _, shown = html.partition("</details>")
+    assert "3 earlier turns" in folded
+    assert ("Turn 2." in folded, "Turn 3." in folded, "Turn 3." in shown) == (True, False, True)
+    assert "<details" not in render_prompt(turns[:3])
+
+
 def test_code_keeps_its_spaces() -> None:
     assert "if a:\n    b" in Seen(render_model_text("```\nif a:\n    b\n```")).text
 
@@ -104,6 +135,7 @@ PIECES = (
         "]]>",
     ),
     *("`", "```", "|", "---", ":---:", "#", ">", "- ", "1. ", "*", "~~", "\n", '"', "'", "style="),
+    *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\text{", "\\href{javascript:x}{", "}", "```python\n"),
     *("\x00", "\ud800", "\u202e"),
 )
 
@@ -112,7 +144,8 @@ PIECES = (
 def test_only_known_tags_and_attributes_ever_come_out(text: str) -> None:
     for html in (render_model_text(text), render_prompt([{"role": "user", "content": text}] * 2)):
         seen = Seen(html.removeprefix("<div class"))
-        assert seen.tags <= TAGS | {"span"}
-        assert set(seen.attributes) <= ATTRIBUTES | {"role", "aria-label", "tabindex"}
-        assert all(style.startswith("text-align:") for style in seen.attributes.get("style", set()))
+        assert seen.tags <= TAGS
+        assert set(seen.attributes) <= ATTRIBUTES | {"role", "aria-label"}
+        assert all(style.startswith(("text-align:", "vertical-align:")) for style in seen.attributes.get("style", ()))
+        assert all(picture.startswith(FORMULA) for picture in seen.attributes.get("src", ()))
         html.encode()

@@ -7,34 +7,18 @@ import streamlit as st
 from dpo_core.filters import late_ones_count
 from dpo_core.loop import LoopState, Step, read_loop, start_round
 from dpo_core.workspace import Workspace
-from store.comparisons import Choice, count_annotator, last_comparison_id
+from store.comparisons import count_annotator, current_comparison, last_comparison_id
 from store.database import reading, writing
-from store.models import Round, RoundStatus
-from store.pairs import ShownPair, next_pair
+from store.models import Comparison, Round, RoundStatus
+from store.pairs import ShownPair, next_pair, shown_pair
 from store.workers import live_workers
 from ui import components as show
-from ui import story
-from ui.state import (
-    act,
-    current_workspace,
-    errors_in_words,
-    give_verdict,
-    my_annotator_id,
-    my_name,
-    pair_appeared,
-    show_messages,
-    take_back,
-)
+from ui import story, verdicts
+from ui.attention import my_watch, watch_page
+from ui.reading_aids import completions_as_read, reading_controls
+from ui.remarks import ask_remarks
+from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages
 from ui.theme import start_at_the_top
-
-# Letters that are easy to find; Streamlit keeps C and R for itself, and the arrows up and down still scroll.
-VERDICTS = (
-    (Choice.LEFT, "Left is better", "Left", "primary"),
-    (Choice.TIE, "Tie", "T", "secondary"),
-    (Choice.BOTH_BAD, "Both bad", "B", "secondary"),
-    (Choice.RIGHT, "Right is better", "Right", "primary"),
-    (Choice.SKIP, "Skip", "S", "tertiary"),
-)
 
 
 def main() -> None:
@@ -48,10 +32,11 @@ def main() -> None:
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
     current = open_round(state)
-    pair = find_pair(workspace, current, annotator_id)
+    pair = pair_looked_at(workspace, current, annotator_id) or find_pair(workspace, current, annotator_id)
     head(workspace, state, current, annotator_id)
     show_messages()
     if pair is None:
+        my_watch().stop()
         nothing_to_compare(workspace, state, current, annotator_id)
     else:
         compare(workspace, state, pair, annotator_id)
@@ -80,28 +65,131 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
         return
     with reading(workspace.engine) as session:
         mine = count_annotator(session=session, round_id=current.id, annotator_id=annotator_id)
+    goal = workspace.settings.label.daily_goal
+    today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
     with left:
-        show.round_meter(done=state.comparisons["done"], target=current.target, mine=mine, name=my_name())
+        done, name = state.comparisons["done"], my_name()
+        show.round_meter(done=done, target=current.target, mine=mine, name=name, today=today)
+
+
+def pair_looked_at(workspace: Workspace, current: Round | None, annotator_id: int) -> ShownPair | None:
+    """The judged pair that is being looked at again, while its round is open."""
+    pair_id = verdicts.looked_at()
+    if pair_id is None or current is None:
+        return None
+    with reading(workspace.engine) as session:
+        pair = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    return pair if pair.round_id == current.id else None
 
 
 def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_id: int) -> None:
     """One pair, and the verdicts within reach of the keyboard."""
-    target_reached(workspace, state)
+    asked = workspace.settings.label
+    said = looking_back(workspace, pair, annotator_id)
+    if said is None:
+        target_reached(workspace, state)
     show.prompt_block(pair.messages)
-    show.completion_panes(pair.left, pair.right)
-    with st.bottom, st.container(horizontal=True, horizontal_alignment="center", key=f"verdicts-{pair.pair_id}"):
-        for choice, label, key, kind in VERDICTS:
-            st.button(
-                label,
-                key=f"{choice}-{pair.pair_id}",  # with the pair's id, a second press can never reach the next pair
-                shortcut=key,
-                type=kind,
-                on_click=act,
-                args=(give_verdict, workspace, pair.pair_id, annotator_id, choice),
-            )
-        undo_button(workspace, pair.round_id, annotator_id)
+    completions_as_read(asked, pair)
+    ask_remarks(asked, pair.pair_id)
+    with st.bottom:
+        if verdicts.is_skipping(pair.pair_id):
+            why_skip(workspace, pair, annotator_id)
+        else:
+            verdict_buttons(workspace, pair, annotator_id, said)
     start_at_the_top(pair.pair_id)
-    pair_appeared(pair.pair_id)
+    my_watch().shows(pair.pair_id)
+    watch_page()
+
+
+def verdict_buttons(workspace: Workspace, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
+    """A key for each verdict; below them what else can be done."""
+    answers = verdicts.GRADED if workspace.settings.label.strengths else verdicts.PLAIN
+    standing = verdicts.verdict_words(said) if said else None
+    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{pair.pair_id}"):
+        for answer in answers:
+            verdict_button(workspace, pair, annotator_id, answer, standing)
+    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"others-{pair.pair_id}"):
+        verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
+        skip_button(workspace, pair, annotator_id)
+        if said is None:
+            undo_button(workspace, pair.round_id, annotator_id)
+            look_back_button(workspace, pair.round_id, annotator_id)
+        reading_controls()
+        show.keys_sheet(graded=workspace.settings.label.strengths)
+
+
+def verdict_button(
+    workspace: Workspace, pair: ShownPair, annotator_id: int, answer: verdicts.Answer, standing: str | None
+) -> None:
+    """One verdict. With the pair's id in its name, a second press can never reach the next pair."""
+    st.button(
+        answer.label,
+        key=f"{answer.name}-{pair.pair_id}",
+        shortcut=answer.shortcut,
+        type="primary" if answer.label == standing else "secondary",
+        on_click=act,
+        args=(verdicts.give_verdict, workspace, pair.pair_id, annotator_id, answer.choice, answer.strength),
+    )
+
+
+def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
+    """Skip at once, or ask why first where this workspace wants to know."""
+    at_once = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, "")
+    given = (verdicts.ask_why, pair.pair_id) if workspace.settings.label.skip_reasons else at_once
+    st.button("Skip", key=f"skip-{pair.pair_id}", shortcut="S", on_click=act, args=given)
+
+
+def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
+    """The reasons to skip, by number; or none."""
+    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"why-{pair.pair_id}"):
+        st.markdown("**Why skip this pair?**", width="content")
+        reasons = [(why, why, str(number)) for number, why in enumerate(workspace.settings.label.skip_reasons, start=1)]
+        for label, why, key in [*reasons, ("Just skip", "", "S")]:
+            given = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, why)
+            st.button(label, key=f"why-{key}-{pair.pair_id}", shortcut=key, on_click=act, args=given)
+        back = (verdicts.ask_why, None)
+        st.button("Back", key=f"why-not-{pair.pair_id}", shortcut="Escape", type="tertiary", on_click=act, args=back)
+
+
+def looking_back(workspace: Workspace, pair: ShownPair, annotator_id: int) -> Comparison | None:
+    """Where one is in the day's work, and what one said; None where the pair is the queue's next."""
+    if verdicts.looked_at() != pair.pair_id or pair.round_id is None:
+        return None
+    today = verdicts.todays_work(workspace, annotator_id, pair.round_id)
+    with reading(workspace.engine) as session:
+        said = current_comparison(session=session, pair_id=pair.pair_id, annotator_id=annotator_id)
+    if said is None:
+        return None
+    verdicts.recall(said)
+    places = [each.pair_id for each in today]
+    at = places.index(pair.pair_id) if pair.pair_id in places else len(places)
+    with st.container(horizontal=True, vertical_alignment="center", key="looking-back"):
+        place = f"{at + 1} of {len(places)} today" if at < len(places) else "an earlier day"
+        st.markdown(f"**Looking back** ({place}). You said: **{verdicts.verdict_words(said)}**.", width="content")
+        step_button("Earlier", places[at - 1] if at > 0 else None, "P")
+        step_button("Later", places[at + 1] if at + 1 < len(places) else None, "N")
+        st.button("Back to the queue", key="to-queue", shortcut="Q", on_click=act, args=(verdicts.look_at, None))
+    return said
+
+
+def step_button(label: str, pair_id: int | None, key: str) -> None:
+    """Go one pair on in the day's work."""
+    st.button(
+        label,
+        key=f"look-{key}-{pair_id}",
+        shortcut=key,
+        type="tertiary",
+        disabled=pair_id is None,
+        on_click=act,
+        args=(verdicts.look_at, pair_id),
+    )
+
+
+def look_back_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> None:
+    """Look at the last pair of the day again, without taking anything back."""
+    assert round_id is not None
+    today = verdicts.todays_work(workspace, annotator_id, round_id)
+    step_button("Look back", today[-1].pair_id if today else None, "P")
 
 
 def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> None:
@@ -116,7 +204,7 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
         type="tertiary",
         disabled=last is None,
         on_click=act,
-        args=(take_back, workspace, last, annotator_id),
+        args=(verdicts.take_back, workspace, last, annotator_id),
     )
 
 
@@ -146,6 +234,8 @@ def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | 
     """What is going on instead, and the one thing to do about it."""
     words = story.waiting_words(state)
     show.empty_state(words.title, words.text)
+    if current is not None and current.id is not None:
+        show.paragraph(verdicts.day_words(verdicts.todays_work(workspace, annotator_id, current.id)))
     if state.step == Step.START_ROUND:
         label = f"Start round {state.round.number + 1 if state.round else 1}"
         st.button(

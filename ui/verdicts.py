@@ -1,0 +1,184 @@
+"""What a press on the Label page does: verdicts, skips with a reason, undo, and looking back through the day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from statistics import median
+
+import streamlit as st
+
+from dpo_core.workspace import Workspace
+from store.comparisons import (
+    Choice,
+    Remarks,
+    comparisons_since,
+    record_comparison,
+    remarks_of,
+    sided,
+    undo_comparison,
+)
+from store.database import reading, writing
+from store.models import Comparison
+from store.rewrites import record_rewrite, withdraw_rewrites
+from store.wording import counted
+from ui import attention
+from ui.remarks import given_remarks, given_rewrites, recall_remarks
+
+DWELL_SECONDS = 0.35  # a verdict sooner than this after a pair appeared was meant for the pair before it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A button for a verdict: its words and its key. Streamlit keeps C and R for itself."""
+
+    choice: Choice
+    label: str
+    shortcut: str
+    strength: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The button's own, within a pair."""
+        return f"{self.choice}-{self.strength}" if self.strength else str(self.choice)
+
+
+STRENGTHS = {3: "much", 2: "clearly", 1: "slightly"}
+BOTH_BAD = Answer(Choice.BOTH_BAD, "Both bad", "B")
+PLAIN = (  # letters that are easy to find; the arrows up and down still scroll
+    Answer(Choice.LEFT, "Left is better", "Left"),
+    Answer(Choice.TIE, "Tie", "T"),
+    Answer(Choice.RIGHT, "Right is better", "Right"),
+)
+GRADED = (
+    *(Answer(Choice.LEFT, f"Left {STRENGTHS[grade]}", f"{4 - grade}", grade) for grade in (3, 2, 1)),
+    Answer(Choice.TIE, "Tie", "4"),
+    *(Answer(Choice.RIGHT, f"Right {STRENGTHS[grade]}", f"{4 + grade}", grade) for grade in (1, 2, 3)),
+)
+
+
+def verdict_words(said: Comparison) -> str:
+    """A verdict as its button says it."""
+    choice = sided(said)
+    if choice in (Choice.LEFT, Choice.RIGHT):
+        return f"{choice.capitalize()} {STRENGTHS[said.strength] if said.strength else 'is better'}"
+    return {Choice.TIE: "Tie", Choice.BOTH_BAD: "Both bad", Choice.SKIP: "Skipped"}[choice]
+
+
+def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: Choice, strength: int | None) -> None:
+    """Write a verdict for exactly this pair. A press that came too soon, or for a pair that is gone, is dropped."""
+    asked = workspace.settings.label
+    remarks, rewrites = given_remarks(asked, pair_id), given_rewrites(asked, pair_id)
+    _write(workspace, pair_id, annotator_id, choice, strength, remarks, rewrites)
+
+
+def skip_pair(workspace: Workspace, pair_id: int, annotator_id: int, why: str) -> None:
+    """Skip exactly this pair; `why` may be empty."""
+    _write(workspace, pair_id, annotator_id, Choice.SKIP, None, Remarks(tags=(why,) if why else ()), {})
+
+
+def _write(
+    workspace: Workspace,
+    pair_id: int,
+    annotator_id: int,
+    choice: Choice,
+    strength: int | None,
+    remarks: Remarks,
+    rewrites: dict[str, str],
+) -> None:
+    watch = attention.my_watch()
+    if watch.pair_id != pair_id or watch.seconds_shown() < DWELL_SECONDS:
+        return
+    again = looked_at() == pair_id
+    with writing(workspace.engine) as session:
+        record_comparison(
+            session=session,
+            pair_id=pair_id,
+            annotator_id=annotator_id,
+            choice=choice,
+            strength=strength,
+            remarks=remarks,
+            seconds=round(watch.seconds(), 2),
+            replace=again,
+        )
+        if rewrites or again:
+            withdraw_rewrites(session=session, pair_id=pair_id, annotator_id=annotator_id)
+        for side, text in rewrites.items():
+            record_rewrite(session=session, pair_id=pair_id, annotator_id=annotator_id, side=side, text=text)
+    if again:
+        st.session_state["notice"] = "Saved. What you said before stays in the history."
+    to_the_queue()
+
+
+def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
+    """Undo a verdict; its pair is shown again. The same press a second time does nothing."""
+    attention.my_watch().stop()
+    with writing(workspace.engine) as session:
+        undone = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
+        if undone is not None:
+            withdraw_rewrites(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
+    if undone is not None:
+        recall(undone)
+
+
+def recall(said: Comparison) -> None:
+    """Show what was said beside a verdict when its pair comes back."""
+    recall_remarks(said.pair_id, remarks_of(said))
+
+
+def ask_why(pair_id: int | None) -> None:
+    """Ask why this pair is skipped; None: go back to its verdicts."""
+    st.session_state["skipping"] = pair_id
+
+
+def is_skipping(pair_id: int) -> bool:
+    """Whether somebody is about to say why they skip this pair."""
+    return bool(st.session_state.get("skipping") == pair_id)
+
+
+def looked_at() -> int | None:
+    """The judged pair that is being looked at again, if any."""
+    found: int | None = st.session_state.get("looked_at")
+    return found
+
+
+def look_at(pair_id: int | None) -> None:
+    """Look at this judged pair again; None: go back to the queue."""
+    st.session_state["looked_at"] = pair_id
+    st.session_state.pop("recalled", None)
+    attention.my_watch().stop()
+
+
+def to_the_queue() -> None:
+    """Leave what was looked at again, and any skip that was begun."""
+    for name in ("looked_at", "skipping", "recalled"):
+        st.session_state.pop(name, None)
+
+
+def start_of_today() -> datetime:
+    """Midnight where the browser is, as a moment in UTC."""
+    offset = timedelta(minutes=st.context.timezone_offset or 0)  # what is to be added to local time to get UTC
+    local = datetime.now(UTC) - offset
+    return local.replace(hour=0, minute=0, second=0, microsecond=0) + offset
+
+
+def todays_work(workspace: Workspace, annotator_id: int, round_id: int) -> list[Comparison]:
+    """What this annotator has said today in the round, in order."""
+    with reading(workspace.engine) as session:
+        return comparisons_since(session=session, annotator_id=annotator_id, round_id=round_id, since=start_of_today())
+
+
+def goal_words(today: list[Comparison], goal: int) -> str:
+    """How far one is with the day's goal."""
+    done = sum(said.verdict != Choice.SKIP for said in today)
+    return f"{done} of {goal} today" if done < goal else f"{done} today: the day's goal is reached"
+
+
+def day_words(today: list[Comparison]) -> str:
+    """One's own day in a sentence; empty where nothing was compared."""
+    judged = [said for said in today if said.verdict != Choice.SKIP]
+    seconds = [said.seconds for said in judged if said.seconds is not None]
+    if not judged:
+        return ""
+    pace = f", as a rule in {median(seconds):.0f} seconds" if seconds else ""
+    return f"You made {counted(len(judged), 'comparison')} today{pace}. Thank you."
