@@ -15,13 +15,13 @@ figures are functions of sums over prompts, so that a resample is one product of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from store.answers import BOTH_BAD, TIE, VERDICTS, Answers, Flags, Floats, Ints
+from store.answers import BOTH_BAD, NONE, TIE, VERDICTS, Answers, Flags, Floats, Ints
 from store.intervals import Estimate, wilson
 
 RESAMPLES = 1000
@@ -37,10 +37,19 @@ Figure = Callable[[Floats], Floats]  # sums (..., features) -> figures (...)
 class Couple:
     """Two annotators (ids, the lower first) on the pairs that both judged."""
 
-    first: int
-    second: int
+    ids: tuple[int, int]
     agreement: Estimate
     kappa: Estimate
+
+
+@dataclass(frozen=True)
+class Agreements:
+    """How far all agree; for each annotator how far others say the same on the same pairs; and every couple."""
+
+    all: Estimate
+    shares: list[Estimate]
+    kappas: list[Estimate]
+    couples: list[Couple]
 
 
 @dataclass(frozen=True)
@@ -80,21 +89,29 @@ def meetings(answers: Answers) -> Meetings:
     return Meetings(who[one], who[other], said[one], said[other], prompt[one])
 
 
-def alpha(answers: Answers, *, decided_only: bool = False) -> Estimate:
+def alphas(answers: Answers) -> tuple[Estimate, Estimate]:
     """Krippendorff's alpha of all annotators together: 1 is perfect agreement, 0 is chance; `count` counts pairs.
 
-    `decided_only`: verdicts a and b alone, as if nobody could say tie. Pairs with one verdict tell nothing.
+    The second is that of verdicts a and b alone, ties and both-bads left out. Pairs with one verdict tell nothing.
     """
-    said = answers.where(answers.verdict < TIE) if decided_only else answers
+    parts = [_unlike(each) for each in (answers, answers.where(answers.verdict < TIE))]
+    sums = np.concatenate([part[0] for part in parts], axis=1)
+    prompts = np.concatenate([part[1] for part in parts])
+    sizes = np.array([len(part[1]) for part in parts])
+    ((every, decided),) = _estimates((_alphas,), sums, np.repeat([0, 1], sizes), prompts, sizes)
+    return every, decided
+
+
+def _unlike(said: Answers) -> tuple[Floats, Ints]:
+    """Of each pair with several verdicts: its disagreement and its kinds of verdict (4, pairs); and its prompt."""
     pairs, place, counts = _verdicts_by_pair(said)
-    several = counts.sum(1) > 1
     prompts = np.zeros(len(pairs), np.int64)
     prompts[place] = said.prompt
+    several = counts.sum(1) > 1
     counts, prompts = counts[several], prompts[several]
     votes = counts.sum(1)
-    unlike = (votes**2 - (counts**2).sum(1)) / np.maximum(votes - 1, 1)
-    sums = np.stack([unlike, *_kinds(counts)])
-    return _estimate(_alphas, sums, np.zeros(len(votes), np.int64), prompts, sizes=np.array([len(votes)]))[0]
+    unlike = (votes**2 - (counts**2).sum(1)) / (votes - 1)
+    return np.stack([unlike, *_kinds(counts)]), prompts
 
 
 def _verdicts_by_pair(said: Answers) -> tuple[Ints, Ints, Floats]:
@@ -116,13 +133,37 @@ def _alphas(sums: Floats) -> Floats:
     return _one_minus(sums[..., 0], expected)
 
 
-def agreements(met: Meetings, groups: Ints, count: int) -> tuple[list[Estimate], list[Estimate]]:
+def agreements(met: Meetings, ids: Ints) -> Agreements:
+    """How far all agree, each of the annotators `ids` (in order) with the others, and every two who share enough."""
+    both = met.both_ways
+    together, number = _couples(met)
+    kept = number >= 0
+    parts = [met, both, met.where(kept)]
+    every = Meetings(
+        *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
+    )
+    groups = [np.zeros(len(met.first), np.int64), 1 + np.searchsorted(ids, both.first), 1 + len(ids) + number[kept]]
+    shares, kappas = _shares_and_kappas(every, np.concatenate(groups), 1 + len(ids) + len(together))
+    people, rest = slice(1, 1 + len(ids)), 1 + len(ids)
+    couples = [Couple(*both) for both in zip(together, shares[rest:], kappas[rest:], strict=True)]
+    return Agreements(shares[0], shares[people], kappas[people], couples)
+
+
+def _couples(met: Meetings) -> tuple[list[tuple[int, int]], Ints]:
+    """Every two annotators who share enough pairs, by id; and for each meeting which of them met, -1 for none."""
+    wide = int(met.second.max(initial=0)) + 1
+    named, group, shared = np.unique(met.first * wide + met.second, return_inverse=True, return_counts=True)
+    enough = shared >= LEAST_SHARED
+    number = np.where(enough, np.cumsum(enough) - 1, NONE)
+    return [(int(both // wide), int(both % wide)) for both in named[enough]], number[group]
+
+
+def _shares_and_kappas(met: Meetings, groups: Ints, count: int) -> tuple[list[Estimate], list[Estimate]]:
     """For each group of meetings (numbered from 0 to `count`): the share that agreed, and Cohen's kappa."""
     agreed = (met.said_first == met.said_second).astype(np.float64)
     sums = np.stack([agreed, *_marks(met.said_first), *_marks(met.said_second)])
-    sizes = np.bincount(groups, minlength=count)
-    shares = _estimate(_shares, sums, groups, met.prompt, sizes=sizes, chance=0.0)
-    return shares, _estimate(_kappas, sums, groups, met.prompt, sizes=sizes)
+    shares, kappas = _estimates((_shares, _kappas), sums, groups, met.prompt, np.bincount(groups, minlength=count))
+    return shares, kappas
 
 
 def _marks(said: Ints) -> list[Floats]:
@@ -153,24 +194,23 @@ def _ratio(over: Floats, under: Floats) -> Floats:
         return np.where(under > 0, over / under, np.nan)
 
 
-def _estimate(
-    figure: Figure, sums: Floats, groups: Ints, prompts: Ints, *, sizes: Ints, chance: float = 0.5
-) -> list[Estimate]:
-    """`figure` of the sums (features, entries) in each group, with a bootstrap over prompts.
+def _estimates(
+    figures: Sequence[Figure], sums: Floats, groups: Ints, prompts: Ints, sizes: Ints
+) -> list[list[Estimate]]:
+    """Each figure of the sums (features, entries) in each group, with a bootstrap over prompts.
 
-    `sizes`: how much each group counts. `chance`: the agreement that comes by chance, and is not counted.
+    `sizes`: how many entries each group has.
     """
     names, cluster = np.unique(prompts, return_inverse=True)
     features, count = len(sums), len(sizes)
     rows = (groups[None, :] * features + np.arange(features)[:, None]).ravel()
-    table = csr_array((sums.ravel(), (rows, np.tile(cluster, features))), shape=(count * features, max(1, len(names))))
-    values = figure(np.asarray(table.sum(axis=1)).reshape(count, features))
+    shape = count * features, max(1, len(names))
+    table = csr_array((sums.ravel(), (rows, np.tile(cluster, features))), shape=shape)
+    table.eliminate_zeros()
+    whole: Floats = np.asarray(table.sum(axis=1)).reshape(1, count, features)
     seen = _prompts_in_groups(groups, cluster, count)
-    spread = _resampled(figure, table, count) if (seen >= LEAST_PROMPTS).any() else np.empty((0, count))
-    return [
-        _one_estimate(float(value), spread[:, each], int(seen[each]), int(sizes[each]), chance)
-        for each, value in enumerate(values)
-    ]
+    drawn = _resampled(table).reshape(-1, count, features) if (seen >= LEAST_PROMPTS).any() else whole
+    return [_of_groups(figure(whole)[0], figure(drawn), seen, sizes, figure) for figure in figures]
 
 
 def _prompts_in_groups(groups: Ints, cluster: Ints, count: int) -> Ints:
@@ -178,16 +218,24 @@ def _prompts_in_groups(groups: Ints, cluster: Ints, count: int) -> Ints:
     return np.bincount(np.unique(groups * wide + cluster) // wide, minlength=count)
 
 
-def _resampled(figure: Figure, table: csr_array, count: int) -> Floats:
-    """The figures (resamples, groups) when as many prompts are drawn, with replacement."""
+def _resampled(table: csr_array) -> Floats:
+    """The rows' sums (resamples, rows) when as many prompts are drawn, with replacement."""
     draw = np.random.default_rng(SEED)
     clusters = table.shape[1]
-    found = []
+    found, times = [], np.empty((AT_ONCE, clusters))
     for _ in range(0, RESAMPLES, AT_ONCE):
-        drawn = [np.bincount(draw.integers(0, clusters, clusters), minlength=clusters) for _ in range(AT_ONCE)]
-        sums = table @ np.stack(drawn, axis=1).astype(np.float64)
-        found.append(figure(sums.T.reshape(AT_ONCE, count, -1)))
+        for each in times:
+            each[:] = np.bincount(draw.integers(0, clusters, clusters, dtype=np.int32), minlength=clusters)
+        found.append((table @ times.T).T)
     return np.concatenate(found)
+
+
+def _of_groups(values: Floats, spread: Floats, seen: Ints, sizes: Ints, figure: Figure) -> list[Estimate]:
+    chance = 0.0 if figure is _shares else 0.5  # the agreement that comes by chance, at least, and is not counted
+    return [
+        _one_estimate(float(value), spread[:, each], int(seen[each]), int(sizes[each]), chance)
+        for each, value in enumerate(values)
+    ]
 
 
 def _one_estimate(value: float, spread: Floats, prompts: int, count: int, chance: float) -> Estimate:
@@ -199,16 +247,3 @@ def _one_estimate(value: float, spread: Floats, prompts: int, count: int, chance
     if value == 1:  # where all agree, resampling cannot show how they might not: Wilson's bound can
         low = 1 - (1 - wilson(1.0, prompts)[0]) / (1 - chance)
     return Estimate(value, (float(low), float(high)), count)
-
-
-def couples(met: Meetings) -> list[Couple]:
-    """Every two annotators who share enough pairs, by id."""
-    wide = int(met.second.max(initial=0)) + 1
-    named, group, shared = np.unique(met.first * wide + met.second, return_inverse=True, return_counts=True)
-    enough = shared >= LEAST_SHARED
-    number, kept = np.cumsum(enough) - 1, enough[group]
-    shares, kappas = agreements(met.where(kept), number[group[kept]], int(enough.sum()))
-    return [
-        Couple(int(both // wide), int(both % wide), share, kappa)
-        for both, share, kappa in zip(named[enough], shares, kappas, strict=True)
-    ]

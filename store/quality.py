@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sqlmodel import Session
 
-from store.agreement import Couple, Meetings, agreements, alpha, couples, meetings
+from store.agreement import Couple, agreements, alphas, meetings
 from store.annotators import list_annotators
 from store.answers import BOTH_BAD, NONE, SKIP, TIE, Answers, Flags, Ints, count_imported, read_answers, swapped
 from store.intervals import Estimate, share_of, wilson
@@ -108,34 +108,27 @@ def measure_quality(
 ) -> Quality:
     """The figures of these answers."""
     said = answers.first_time
-    met = meetings(said)
     known = {person.id: person for person in people}
     ids = np.unique(answers.annotator)
-    shares, kappas = _with_others(met, ids)
+    agreed, (every, decided) = agreements(meetings(said), ids), alphas(said)
     consistent = _consistent(answers)
     each = [
-        _annotator(known[int(who)], answers, consistent, (share, kappa), reliability, len(ids))
-        for who, share, kappa in zip(ids, shares, kappas, strict=True)
+        _annotator(known[int(who)], answers, consistent, with_others, reliability, len(ids))
+        for who, *with_others in zip(ids, agreed.shares, agreed.kappas, strict=True)
     ]
     return Quality(
-        alpha=alpha(said),
-        alpha_decided=alpha(said, decided_only=True),
-        agreement=agreements(met, np.zeros(len(met.first), np.int64), 1)[0][0],
+        alpha=every,
+        alpha_decided=decided,
+        agreement=agreed.all,
         habits=_habits(answers, consistent, looked_at=1),
         annotators=sorted(each, key=lambda one: one.name.casefold()),
-        couples=[_named(couple, known) for couple in couples(met)],
+        couples=[_named(couple, known) for couple in agreed.couples],
         imported=imported,
     )
 
 
-def _with_others(met: Meetings, ids: Ints) -> tuple[list[Estimate], list[Estimate]]:
-    """For each annotator: the share of others' verdicts on the same pairs that are the same, and kappa."""
-    both = met.both_ways
-    return agreements(both, np.searchsorted(ids, both.first), len(ids))
-
-
 def _named(couple: Couple, known: dict[int | None, Annotator]) -> CoupleQuality:
-    first, second = sorted((known[couple.first].name, known[couple.second].name), key=str.casefold)
+    first, second = sorted((known[each].name for each in couple.ids), key=str.casefold)
     return CoupleQuality(first, second, couple.agreement, couple.kappa)
 
 
@@ -143,7 +136,7 @@ def _annotator(
     person: Annotator,
     answers: Answers,
     consistent: Ints,
-    with_others: tuple[Estimate, Estimate],
+    with_others: list[Estimate],
     reliability: Reliability,
     looked_at: int,
 ) -> AnnotatorQuality:
