@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ from sqlmodel import Session, col
 from store.comparisons import Choice, current_comparison, record_comparison
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair
-from store.reliability import Reliability, mirrored, read_reliability
+from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
 
 LOW_CONFIDENCE = 0.65  # below: the label says little more than a toss of a coin
 
@@ -27,6 +27,18 @@ WHY = {
     "flagged": "somebody flagged it",
     "low_confidence": "its label is in doubt",
 }
+
+
+@dataclass(frozen=True)
+class DoubtfulPair:
+    """A pair that needs a second look, and why (keys of WHY).
+
+    `chance`: how likely the majority is right; None where there is no majority.
+    """
+
+    pair_id: int
+    why: tuple[str, ...]
+    chance: float | None
 
 
 @dataclass(frozen=True)
@@ -45,36 +57,72 @@ class SaidOnce:
     repeated: bool
 
 
-@dataclass(frozen=True)
-class DoubtfulPair:
-    """A pair that needs a second look: why (keys of WHY), and who said what.
-
-    `chance`: how likely the majority is right; a half where there is none.
-    """
-
-    pair_id: int
-    why: tuple[str, ...]
-    said: tuple[SaidOnce, ...]
-    chance: float
-
-
 def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
     """The inbox: pairs that annotators disagree on, that somebody flagged, or whose label is in doubt.
 
     The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it.
     """
-    reliability = read_reliability(session=session)
-    found = [_doubtful(pair_id, said, reliability) for pair_id, said in _undecided(session).items()]
-    return sorted((pair for pair in found if pair.why), key=lambda pair: (pair.chance, -pair.pair_id))
+    said, gold = read_pair_votes(session=session)
+    reliability, flagged = reliability_of(said, gold), _flagged(session)
+    found = [_doubtful(pair_id, each, reliability, flagged) for pair_id, each in _undecided(said).items()]
+    return sorted((pair for pair in found if pair.why), key=_most_doubtful_first)
 
 
-def _undecided(session: Session) -> dict[int, list[SaidOnce]]:
-    """What stands of trusted annotators on each pair asked for training that nobody decided."""
-    asked = Pair.__table__.alias()  # type: ignore[attr-defined]
+def _most_doubtful_first(pair: DoubtfulPair) -> tuple[float, int]:
+    return 0.5 if pair.chance is None else pair.chance, -pair.pair_id
+
+
+def _undecided(said: Sequence[PairVote]) -> dict[int, list[PairVote]]:
+    """What was said of each pair asked for training that nobody decided."""
+    found: dict[int, list[PairVote]] = {one.pair_id: [] for one in said if one.purpose == Purpose.TRAIN}
+    for one in said:
+        if one.adjudicates:
+            found.pop(one.pair_id, None)
+    for one in said:
+        if one.pair_id in found:
+            found[one.pair_id].append(one)
+    return found
+
+
+def _flagged(session: Session) -> set[int]:
+    """The pairs that a trusted annotator tagged, or flagged a completion of."""
+    marks = (sa.cast(col(column), sa.Text).like('%["%') for column in (Comparison.tags, Comparison.flags))
+    query = (
+        sa.select(sa.func.coalesce(col(Pair.repeats), col(Pair.id)))
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(_stands(), sa.or_(*marks))
+    )
+    return set(session.execute(query).scalars())
+
+
+def _stands() -> Any:
+    return sa.and_(col(Comparison.superseded_at).is_(None), col(Annotator.retracted_at).is_(None))
+
+
+def _doubtful(pair_id: int, said: Sequence[PairVote], reliability: Reliability, flagged: set[int]) -> DoubtfulPair:
+    chance = _chance(pair_id, said, reliability)
+    reasons = {
+        "disagreement": len({one.verdict for one in said} - {Verdict.SKIP.value}) > 1,
+        "flagged": pair_id in flagged,
+        "low_confidence": chance is not None and chance < LOW_CONFIDENCE,
+    }
+    return DoubtfulPair(pair_id, tuple(reason for reason in WHY if reasons[reason]), chance)
+
+
+def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) -> float | None:
+    """How likely it is that the side with more votes is the better one. Repeats only tell of their annotator."""
+    votes = Counter(one.verdict for one in said if one.purpose != Purpose.REPEAT)
+    if votes[Verdict.A] == votes[Verdict.B]:
+        return None
+    return reliability.chance(pair_id, first=votes[Verdict.A] > votes[Verdict.B])
+
+
+def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
+    """What stands of trusted annotators on a pair and its repeats, oldest first."""
     query = (
         sa.select(
-            asked.c.id,
-            col(Comparison.adjudicates),
             col(Annotator.name),
             col(Comparison.verdict),
             col(Comparison.strength),
@@ -85,21 +133,11 @@ def _undecided(session: Session) -> dict[int, list[SaidOnce]]:
         )
         .select_from(Comparison)
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
-        .join(asked, asked.c.id == sa.func.coalesce(col(Pair.repeats), col(Pair.id)))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .where(
-            col(Comparison.superseded_at).is_(None),
-            col(Annotator.retracted_at).is_(None),
-            asked.c.purpose == Purpose.TRAIN,
-        )
+        .where(_stands(), sa.or_(col(Pair.id) == pair_id, col(Pair.repeats) == pair_id))
         .order_by(col(Comparison.id))
     )
-    found: dict[int, list[SaidOnce]] = {}
-    decided = set()
-    for pair_id, adjudicates, *said in session.execute(query):
-        found.setdefault(pair_id, []).append(_own_terms(SaidOnce(*said)))
-        decided |= {pair_id} if adjudicates else set()
-    return {pair_id: said for pair_id, said in found.items() if pair_id not in decided}
+    return [_own_terms(SaidOnce(*row)) for row in session.execute(query)]
 
 
 def _own_terms(said: SaidOnce) -> SaidOnce:
@@ -107,26 +145,7 @@ def _own_terms(said: SaidOnce) -> SaidOnce:
     if not said.repeated:
         return said
     flags = {mirrored(side): wrong for side, wrong in said.flags.items()}
-    return SaidOnce(said.annotator, mirrored(said.verdict), said.strength, said.reason, said.tags, flags, True)
-
-
-def _doubtful(pair_id: int, said: Sequence[SaidOnce], reliability: Reliability) -> DoubtfulPair:
-    verdicts = {one.verdict for one in said} - {Verdict.SKIP.value}
-    chance = _chance(pair_id, said, reliability)
-    reasons = {
-        "disagreement": len(verdicts) > 1,
-        "flagged": any(one.tags or any(one.flags.values()) for one in said),
-        "low_confidence": bool(verdicts & {Verdict.A.value, Verdict.B.value}) and chance < LOW_CONFIDENCE,
-    }
-    return DoubtfulPair(pair_id, tuple(reason for reason in WHY if reasons[reason]), tuple(said), chance)
-
-
-def _chance(pair_id: int, said: Sequence[SaidOnce], reliability: Reliability) -> float:
-    """How likely it is that the side with more votes is the better one. Repeats only tell of their annotator."""
-    votes = Counter(one.verdict for one in said if not one.repeated)
-    if votes[Verdict.A] == votes[Verdict.B]:
-        return 0.5
-    return reliability.chance(pair_id, first=votes[Verdict.A] > votes[Verdict.B])
+    return replace(said, verdict=mirrored(said.verdict), flags=flags)
 
 
 def adjudicate(

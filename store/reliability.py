@@ -20,7 +20,7 @@ Easy and hard pairs are not told apart either. (crowd-kit's one-coin model has n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,22 +127,25 @@ class PairVote:
     annotator: str
     verdict: str
     adjudicates: bool
-    repeated: bool
+    purpose: str
 
 
 def read_reliability(*, session: Session) -> Reliability:
     """The model of all that stands, retracted annotators left out. Items are pair ids, first is completion a."""
     said, gold = read_pair_votes(session=session)
+    return reliability_of(said, gold)
+
+
+def reliability_of(said: Sequence[PairVote], gold: Mapping[int, str]) -> Reliability:
+    """The model of these votes, oldest first, and of the known answers."""
+    sides = (Verdict.A, Verdict.B)
     votes = [
         (one.pair_id, one.annotator, one.verdict == Verdict.A)
         for one in said
-        if one.verdict in (Verdict.A, Verdict.B) and not one.adjudicates
+        if one.verdict in sides and not one.adjudicates
     ]
-    decided = {one.pair_id: one.verdict for one in said if one.adjudicates}  # oldest first: the latest remains
-    known = {
-        pair: verdict == Verdict.A for pair, verdict in (gold | decided).items() if verdict in (Verdict.A, Verdict.B)
-    }
-    return fit_reliability(votes, known)
+    known = {**gold, **{one.pair_id: one.verdict for one in said if one.adjudicates}}  # the latest decision holds
+    return fit_reliability(votes, {pair: answer == Verdict.A for pair, answer in known.items() if answer in sides})
 
 
 def read_pair_votes(*, session: Session) -> tuple[list[PairVote], dict[int, str]]:
@@ -154,6 +157,7 @@ def read_pair_votes(*, session: Session) -> tuple[list[PairVote], dict[int, str]
             col(Annotator.name),
             col(Comparison.verdict),
             col(Comparison.adjudicates),
+            col(Pair.purpose),
             col(Pair.gold_verdict),
         )
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
@@ -167,10 +171,10 @@ def read_pair_votes(*, session: Session) -> tuple[list[PairVote], dict[int, str]
     )
     rows = session.execute(query).all()
     said = [
-        PairVote(repeats or pair_id, name, mirrored(verdict) if repeats else verdict, adjudicates, repeats is not None)
-        for pair_id, repeats, name, verdict, adjudicates, _ in rows
+        PairVote(repeats or pair_id, name, mirrored(verdict) if repeats else verdict, adjudicates, purpose)
+        for pair_id, repeats, name, verdict, adjudicates, purpose, _ in rows
     ]
-    return said, {pair_id: gold for pair_id, _, _, _, _, gold in rows if gold is not None}
+    return said, {row[0]: row[-1] for row in rows if row[-1] is not None}
 
 
 def mirrored(verdict: str) -> str:

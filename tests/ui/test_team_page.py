@@ -91,8 +91,7 @@ def inbox(app) -> str:  # type: ignore[no-untyped-def]
 def test_a_pair_in_doubt_is_decided_and_the_decision_taken_back(compared: Workspace, open_app: OpenApp) -> None:
     app = open_app("team", name="Rea")
     page = inbox(app)
-    assert "1 pair to look at" in page
-    assert "Annotators disagree, and its label is in doubt." in page
+    assert "Annotators disagree. No side has a majority." in page
     assert "Question 5?" in page and "First answer to 5." in page
     assert "<td>Lea</td>" in page and "<td>Max</td>" in page
     before = len(said(compared))
@@ -123,6 +122,18 @@ def test_a_pair_that_is_put_off_comes_last(compared: Workspace, open_app: OpenAp
     assert ": unsafe; odd</td>" in page and "<td>Hm.</td>" in page
     button(app, "Later").click().run()
     assert "Question 5?" in words(app)
+
+
+def test_pairs_that_wait_for_one_reason(compared: Workspace, open_app: OpenApp) -> None:
+    with writing(compared.engine) as session:
+        ask(session, {"Lea": {"verdict": "a", "tags": ["odd"]}}, prompt="Why?")
+    app = open_app("team", name="Rea")
+    inbox(app)
+    assert app.segmented_control(key="why").options == ["All: 2", "Annotators disagree: 1", "Somebody flagged it: 1"]
+    app.segmented_control(key="why").set_value("flagged").run()
+    assert "Why?" in words(app)
+    button(app, "Tie").click().run()
+    assert "Question 5?" in words(app)  # none of that kind is left
 
 
 def test_both_are_bad(compared: Workspace, open_app: OpenApp) -> None:

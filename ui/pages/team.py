@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import streamlit as st
 
 from dpo_core.workspace import Workspace
-from store.adjudication import WHY, DoubtfulPair, SaidOnce, adjudicate, list_doubtful
+from store.adjudication import WHY, DoubtfulPair, SaidOnce, adjudicate, list_doubtful, said_about
 from store.answers import answers_version
 from store.comparisons import Choice, undo_comparison
 from store.database import reading, writing
 from store.pairs import ShownPair, shown_pair
 from store.quality import Quality, read_quality
-from store.wording import counted
 from ui import components as show
 from ui import quality_words as words
 from ui.state import act, current_workspace, my_annotator_id, my_name, show_messages
 from ui.transfer import zipped_tables
 
 SECTIONS = ("Quality", "Inbox")
+ALL = "all"
 IN_A_ROW = 4
 VERDICTS = (
     (Choice.LEFT, "Left is better", "primary"),
@@ -98,12 +99,25 @@ def inbox(workspace: Workspace) -> None:
             "verdict that decides.",
         )
         return
-    later = st.session_state.setdefault("later", [])
+    waiting = chosen_reason(waiting)
+    later = st.session_state.get("later", [])
     waiting = [pair for pair in waiting if pair.pair_id not in later] or waiting
-    st.caption(
-        f"{counted(len(waiting), 'pair')} to look at, the most doubtful first. Your verdict decides for the pair."
-    )
+    st.caption("The most doubtful first. Your verdict decides for the pair, and nothing that was said is changed.")
     decide(workspace, waiting[0])
+
+
+def chosen_reason(waiting: list[DoubtfulPair]) -> list[DoubtfulPair]:
+    """The pairs that wait for one reason, or all."""
+    counts = Counter(reason for pair in waiting for reason in pair.why)
+    picked = st.segmented_control(
+        "Why",
+        [ALL, *(reason for reason in WHY if counts[reason])],
+        default=ALL,
+        format_func=lambda reason: f"{WHY.get(reason, ALL).capitalize()}: {counts.get(reason, len(waiting)):,}",
+        key="why",
+        label_visibility="collapsed",
+    )
+    return [pair for pair in waiting if picked in pair.why] or waiting
 
 
 def decide(workspace: Workspace, doubtful: DoubtfulPair) -> None:
@@ -111,10 +125,11 @@ def decide(workspace: Workspace, doubtful: DoubtfulPair) -> None:
     mine = my_annotator_id(workspace)
     with reading(workspace.engine) as session:
         pair = shown_pair(session=session, pair_id=doubtful.pair_id, annotator_id=mine)
+        said = said_about(session=session, pair_id=doubtful.pair_id)
     show.paragraph(why_words(doubtful))
     show.prompt_block(pair.messages)
     show.completion_panes(pair.left, pair.right)
-    show.table(("Who", "Verdict", "Strength", "Why", "Marked"), [said_row(one, pair) for one in doubtful.said])
+    show.table(("Who", "Verdict", "Strength", "Why", "Marked"), [said_row(one, pair) for one in said])
     with st.container(horizontal=True, horizontal_alignment="center", key=f"decide-{pair.pair_id}"):
         for choice, label, kind in VERDICTS:
             given = (rule, workspace, pair.pair_id, mine, choice)
@@ -125,7 +140,9 @@ def decide(workspace: Workspace, doubtful: DoubtfulPair) -> None:
 def why_words(doubtful: DoubtfulPair) -> str:
     """Why a pair is here."""
     why = ", and ".join(WHY[reason] for reason in doubtful.why)
-    return f"{why[0].upper()}{why[1:]}. The majority is right with a chance of {doubtful.chance:.0%}."
+    chance = doubtful.chance
+    how = "No side has a majority" if chance is None else f"The majority is right with a chance of {chance:.0%}"
+    return f"{why[0].upper()}{why[1:]}. {how}."
 
 
 def said_row(one: SaidOnce, pair: ShownPair) -> tuple[object, ...]:
