@@ -207,10 +207,13 @@ def _estimates(
     shape = count * features, max(1, len(names))
     table = csr_array((sums.ravel(), (rows, np.tile(cluster, features))), shape=shape)
     table.eliminate_zeros()
-    whole: Floats = np.asarray(table.sum(axis=1)).reshape(1, count, features)
+    whole: Floats = np.asarray(table.sum(axis=1)).reshape(count, features)
     seen = _prompts_in_groups(groups, cluster, count)
-    drawn = _resampled(table).reshape(-1, count, features) if (seen >= LEAST_PROMPTS).any() else whole
-    return [_of_groups(figure(whole)[0], figure(drawn), seen, sizes, figure) for figure in figures]
+    enough = bool((seen >= LEAST_PROMPTS).any())
+    spreads = _resampled(figures, table, count) if enough else [np.empty((0, count))] * len(figures)
+    return [
+        _of_groups(figure, figure(whole), spread, seen, sizes) for figure, spread in zip(figures, spreads, strict=True)
+    ]
 
 
 def _prompts_in_groups(groups: Ints, cluster: Ints, count: int) -> Ints:
@@ -218,19 +221,22 @@ def _prompts_in_groups(groups: Ints, cluster: Ints, count: int) -> Ints:
     return np.bincount(np.unique(groups * wide + cluster) // wide, minlength=count)
 
 
-def _resampled(table: csr_array) -> Floats:
-    """The rows' sums (resamples, rows) when as many prompts are drawn, with replacement."""
+def _resampled(figures: Sequence[Figure], table: csr_array, count: int) -> list[Floats]:
+    """Each figure (resamples, groups) when as many prompts are drawn, with replacement."""
     draw = np.random.default_rng(SEED)
     clusters = table.shape[1]
-    found, times = [], np.empty((AT_ONCE, clusters))
+    found: list[list[Floats]] = [[] for _ in figures]
+    times = np.empty((AT_ONCE, clusters))  # how often each prompt is drawn
     for _ in range(0, RESAMPLES, AT_ONCE):
         for each in times:
             each[:] = np.bincount(draw.integers(0, clusters, clusters, dtype=np.int32), minlength=clusters)
-        found.append((table @ times.T).T)
-    return np.concatenate(found)
+        sums = (table @ times.T).T.reshape(AT_ONCE, count, -1)
+        for figure, values in zip(figures, found, strict=True):
+            values.append(figure(sums))
+    return [np.concatenate(values) for values in found]
 
 
-def _of_groups(values: Floats, spread: Floats, seen: Ints, sizes: Ints, figure: Figure) -> list[Estimate]:
+def _of_groups(figure: Figure, values: Floats, spread: Floats, seen: Ints, sizes: Ints) -> list[Estimate]:
     chance = 0.0 if figure is _shares else 0.5  # the agreement that comes by chance, at least, and is not counted
     return [
         _one_estimate(float(value), spread[:, each], int(seen[each]), int(sizes[each]), chance)
@@ -244,6 +250,9 @@ def _one_estimate(value: float, spread: Floats, prompts: int, count: int, chance
     if prompts < LEAST_PROMPTS:
         return Estimate(value, None, count)
     low, high = np.nanquantile(spread, (0.025, 0.975))
-    if value == 1:  # where all agree, resampling cannot show how they might not: Wilson's bound can
+    # Where all agree, or none, resampling cannot show how it might be otherwise: Wilson's bound can.
+    if value == 1:
         low = 1 - (1 - wilson(1.0, prompts)[0]) / (1 - chance)
+    elif value == 0 and not chance:
+        high = wilson(0.0, prompts)[1]
     return Estimate(value, (float(low), float(high)), count)

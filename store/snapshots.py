@@ -80,7 +80,7 @@ def _lines(preferences: Iterable[Preference], *, held_out: bool) -> list[str]:
 
 def _is_column(name: str, value: Any) -> bool:
     """Which of a preference's fields are in its row: those of later versions only where they say something."""
-    return name not in ("held_out", "tie") and not (name in LATER and value in (None, False))
+    return name not in ("held_out", "tie") and not (name in LATER and (value is None or value is False))
 
 
 def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:

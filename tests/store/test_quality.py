@@ -111,6 +111,13 @@ def test_perfect_agreement_is_one_and_not_beyond_doubt():
     assert 0.5 < found.interval[0] < found.interval[1] == 1
 
 
+def test_no_agreement_at_all_is_not_beyond_doubt_either():
+    (couple,) = couples(table({1: "ab" * 10, 2: "ba" * 10}))
+    assert couple.agreement.value == 0
+    assert couple.agreement.interval[0] == 0 < couple.agreement.interval[1] < 0.3
+    assert couple.kappa.value == -1
+
+
 def test_chance_is_about_zero():
     draw = np.random.default_rng(1)
     said = [(who, pair, int(draw.integers(0, 4))) for pair in range(2000) for who in range(3)]

@@ -68,3 +68,11 @@ def test_a_folder_that_is_a_file_is_the_users_to_mend(pairloop: Pairloop, compar
     code, _, problem = pairloop("quality", "--csv", "out")
     assert code == YOURS
     assert "could not be written" in problem
+
+
+def test_a_snapshot_with_confidence_where_it_is_asked_for(pairloop: Pairloop, compared: Workspace) -> None:
+    plain, believing = (
+        json.loads(pairloop("snapshot", "--json", *told)[1])["snapshot"] for told in ((), ("--confidence",))
+    )
+    assert believing["manifest"]["confidence"]["annotators"] == 2
+    assert "confidence" not in plain["manifest"]

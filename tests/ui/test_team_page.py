@@ -48,12 +48,20 @@ def test_each_figure_says_what_it_means_or_needs(compared: Workspace, open_app: 
     shown = {each.label: each.value for each in app.metric}
     assert shown["Agreement"] == "92%"
     assert shown["With themselves"] == shown["Gold"] == "–"
-    page = words(app)
+    page = words(app).replace("\\", "")
     assert "Repeats are needed for this" in page
     assert "Gold pairs are needed for this" in page
     assert "half is what to expect: nothing speaks against it in all together, but look at Lea." in page
     assert "<td>100% (76% to 100%), favours left</td>" in page
     assert "<td>Lea</td><td>Max</td><td>12</td><td>92%</td>" in page
+
+
+def test_a_name_is_text_whatever_is_in_it(compared: Workspace, open_app: OpenApp) -> None:
+    with writing(compared.engine) as session:
+        for _ in range(12):
+            ask(session, {"![x](http://there)": {"verdict": "a", "left_side": "a"}})
+    captions = "".join(each.value for each in open_app("team").caption)
+    assert r"\!\[x\]\(http" in captions and "![x]" not in captions
 
 
 def test_repeats_and_gold_pairs_are_shown_once_there_are_some(compared: Workspace, open_app: OpenApp) -> None:

@@ -16,6 +16,7 @@ from store.pairs import ShownPair, shown_pair
 from store.quality import Quality, read_quality
 from ui import components as show
 from ui import quality_words as words
+from ui.model_text import plain_markdown
 from ui.state import act, current_workspace, my_annotator_id, my_name, show_messages
 from ui.transfer import zipped_tables
 
@@ -72,7 +73,7 @@ def measure(folder: str, version: tuple[str, ...], with_retracted: bool, _worksp
 
 
 # Computed anew only after something was said, changed or retracted.
-figures: Callable[..., Quality] = st.cache_data(measure, show_spinner="Adding up", max_entries=8)
+figures: Callable[..., Quality] = st.cache_data(measure, show_spinner="Adding up", max_entries=8, ttl=600)
 
 
 def overall(found: Quality) -> None:
@@ -81,7 +82,8 @@ def overall(found: Quality) -> None:
     for start in range(0, len(told), IN_A_ROW):
         for column, figure in zip(st.columns(IN_A_ROW), told[start : start + IN_A_ROW], strict=False):
             column.metric(figure.name, figure.value)
-            column.caption(f"**{figure.interval}.** {figure.means}" if figure.interval else figure.means)
+            means = plain_markdown(figure.means)  # there are names in it
+            column.caption(f"**{figure.interval}.** {means}" if figure.interval else means)
 
 
 def inbox(workspace: Workspace) -> None:
