@@ -17,7 +17,7 @@ def main() -> None:
             st.Page("pages/loop.py", title="Loop", icon=":material/sync:"),
             st.Page("pages/runs.py", title="Runs", icon=":material/timeline:"),
             st.Page("pages/data.py", title="Data", icon=":material/database:"),
-            st.Page("pages/team.py", title="Team", icon=":material/group:"),
+            st.Page("pages/team.py", title="Team", icon=":material/fact_check:"),
         ],
         position="top",
     )

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from dpo_core.workspace import Workspace
+from store.annotators import retract_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Pair, Purpose
@@ -70,6 +71,16 @@ def test_repeats_and_gold_pairs_are_shown_once_there_are_some(compared: Workspac
         ask_again(session, pair, "Lea", "b")
     shown = {each.label: each.value for each in open_app("team").metric}
     assert (shown["With themselves"], shown["Gold"]) == ("100%", "100%")
+
+
+def test_retracted_annotators_are_shown_on_request(compared: Workspace, open_app: OpenApp) -> None:
+    with writing(compared.engine) as session:
+        for name in ("Lea", "Max"):
+            retract_annotator(session=session, name=name)
+    app = open_app("team")
+    assert "Nothing compared yet" in words(app)
+    app.toggle(key="with_retracted").set_value(True).run()
+    assert "Lea (retracted)" in words(app)
 
 
 def test_what_is_said_next_is_in_the_figures(compared: Workspace, open_app: OpenApp) -> None:

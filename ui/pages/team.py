@@ -52,6 +52,7 @@ def quality(workspace: Workspace) -> None:
     found = figures(str(workspace.folder), version, with_retracted, workspace)
     if not found.annotators:
         show.empty_state("Nothing compared yet", "How well annotators agree appears here once they have compared.")
+        retracted_too()
         return
     overall(found)
     show.table(words.AGREEMENT_HEAD, [words.agreement_row(each) for each in found.annotators])
@@ -63,7 +64,12 @@ def quality(workspace: Workspace) -> None:
     st.caption(words.apart_words(found))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button("Download as CSV", lambda: zipped_tables(found), "quality.zip", "application/zip")
-        st.toggle("With retracted annotators", key="with_retracted")
+        retracted_too()
+
+
+def retracted_too() -> None:
+    """Whether what retracted annotators had said is looked at as well."""
+    st.toggle("With retracted annotators", key="with_retracted")
 
 
 def measure(folder: str, version: tuple[str, ...], with_retracted: bool, _workspace: Workspace) -> Quality:
