@@ -127,9 +127,9 @@ class TrainingSettings(Section):
         ["sigmoid"], min_length=1, description='Losses of TRL\'s DPOConfig, added up: "sigmoid", "sft", "ipo", ...'
     )
     loss_weights: list[float] = Field([], description="A weight for each loss; empty: 1 each.")
-    confidence: Literal["ignore", "agreement"] = Field(
+    confidence: Literal["ignore", "agreement", "reliability"] = Field(
         "ignore",
-        description='"agreement": the share of votes for chosen is the chance that a label is right (sigmoid, robust).',
+        description='How far labels are believed: "agreement" (votes), "reliability" (annotators); sigmoid, robust.',
     )
     ties: Literal["ignore", "davidson", "rao_kupper"] = Field(
         "ignore", description='"davidson", "rao_kupper": train on ties too, towards equal rewards (sigmoid loss alone).'

@@ -19,7 +19,6 @@ from sqlmodel import Session, col
 from dpo_core.alarms import alarms_held_out
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
-from dpo_core.intervals import mean_interval, share_interval
 from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_tokenizer
 from dpo_core.progress import RunProgress
@@ -28,6 +27,7 @@ from dpo_core.training_plan import positions, within_context
 from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
+from store.intervals import mean_interval, share_interval
 from store.models import PairReward, Run
 from store.runs import check_run_held, finish_run
 from store.snapshots import get_snapshot, snapshot_pairs

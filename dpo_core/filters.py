@@ -18,6 +18,7 @@ def training_filter(training: TrainingSettings, number: int | None, *, on_import
         include_imported=own is None or on_imports,
         min_agreement=training.min_agreement,
         keep_ties=training.ties != "ignore",
+        confidence=training.confidence == "reliability",
     )
 
 
@@ -29,17 +30,20 @@ def snapshot_filter(
     min_agreement: float | None = None,
     max_chars: int | None = None,
     exclude_annotators: tuple[str, ...] = (),
+    confidence: bool | None = None,
 ) -> SnapshotFilter:
-    """Which comparisons a snapshot is cut from: all there are, with the agreement of pairloop.toml, if not told.
+    """Which comparisons a snapshot is cut from: all there are, with what pairloop.toml trains on, if not told.
 
     Raises SnapshotError for a value that cannot be meant.
     """
+    training = workspace.settings.training
     return SnapshotFilter(
         round_numbers=round_numbers,
         include_imported=include_imported,
-        min_agreement=workspace.settings.training.min_agreement if min_agreement is None else min_agreement,
+        min_agreement=training.min_agreement if min_agreement is None else min_agreement,
         max_chars=max_chars,
         exclude_annotators=exclude_annotators,
+        confidence=training.confidence == "reliability" if confidence is None else confidence,
     )
 
 

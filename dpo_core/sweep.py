@@ -30,7 +30,12 @@ def read_sweep(texts: Sequence[str], training: TrainingSettings) -> list[Point]:
     if len(points) > MOST:
         raise SettingsError(f"This sweep has {len(points)} points, each a training of its own. {MOST} are the most.")
     for point in points:
-        change_training(training, point)
+        changed = change_training(training, point)
+        if (changed.confidence == "reliability") != (training.confidence == "reliability"):
+            raise SettingsError(
+                'A sweep compares trainings on the same pairs, and confidence = "reliability" leaves some out: '
+                "it is for all of its points or for none."
+            )
     return points
 
 

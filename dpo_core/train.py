@@ -54,6 +54,7 @@ from store.checkpoints import add_checkpoint
 from store.database import writing
 from store.models import Checkpoint, Round, RoundStatus, Run
 from store.runs import check_run_held, finish_run
+from store.snapshots import PreferencePair
 from store.wording import counted
 
 log = logging.getLogger("pairloop")
@@ -190,11 +191,22 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
 
 
 def _confidence(plan: Plan) -> list[float] | None:
-    """The chance that each pair's label is right, from the votes it got; None where that is not to count."""
+    """The chance that each pair's label is right, from its votes or its annotators; None where that is not to count."""
     if plan.training.confidence == "ignore":
         return None
-    agreement = {pair.pair_id: pair.agreement for pair in plan.found["train"]}
-    return [max(LEAST_CONFIDENCE, agreement[pair.pair_id]) for pair in plan.train]
+    found = {pair.pair_id: label_chance(pair, plan.training.confidence) for pair in plan.found["train"]}
+    return [max(LEAST_CONFIDENCE, found[pair.pair_id]) for pair in plan.train]
+
+
+def label_chance(pair: PreferencePair, confidence: str) -> float:
+    """The chance that a pair's label is right. Raises RunError for a snapshot that does not say."""
+    if confidence == "agreement":
+        return 1.0 if pair.adjudicated else pair.agreement  # who decided has seen the votes
+    if pair.confidence is None:
+        raise RunError(
+            'This snapshot was cut without confidence. Start the training anew with confidence = "reliability".'
+        )
+    return pair.confidence
 
 
 def _tie_flags(plan: Plan) -> list[bool] | None:

@@ -51,6 +51,12 @@ FIELDS = {
     ),
     "round": ("int64", "the round they were compared in; empty for imported preferences"),
 }
+# Those that only some snapshots have.
+SOMETIMES = {
+    "adjudicated": ("bool", "whether a researcher decided, whatever the votes"),
+    "confidence": ("float64", "the chance that `chosen` is the better one, from how reliable its annotators are"),
+}
+COLUMNS = FIELDS | SOMETIMES
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def export_snapshot(
         raise SnapshotError(f"{target} is there already and not empty. Nothing was written; name another folder.")
     verify_snapshot(snapshot=snapshot, folder=folder)
     splits = {split: read_snapshot(snapshot=snapshot, folder=folder, split=split) for split in SPLITS}
-    splits = {split: [styled_row(row, style) for row in rows] for split, rows in splits.items() if rows}
+    columns = _columns([row for rows in splits.values() for row in rows])
+    splits = {split: [styled_row(row, style, columns) for row in rows] for split, rows in splits.items() if rows}
     report = ExportReport(target, style, file_format, {split: len(rows) for split, rows in splits.items()})
     with folder_written_aside(target) as aside:
         (aside / "data").mkdir()
@@ -95,15 +102,20 @@ def export_snapshot(
     return report
 
 
-def styled_row(row: dict[str, Any], style: str) -> dict[str, Any]:
-    """A snapshot's row with its texts as messages (`conversational`) or as text (`plain`), columns in FIELDS' order."""
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns of an export: those that all have, and those that one of these rows has."""
+    return [name for name in COLUMNS if name in FIELDS or any(name in row for row in rows)]
+
+
+def styled_row(row: dict[str, Any], style: str, columns: Sequence[str]) -> dict[str, Any]:
+    """A snapshot's row with its texts as messages (`conversational`) or as text (`plain`), in these columns."""
     texts = {name: row[name] for name in TEXTS}
     if style == "plain":
         texts["prompt"] = plain_prompt(row["prompt"])
     else:
         for name in ("chosen", "rejected"):
             texts[name] = [{"role": "assistant", "content": row[name]}]
-    return {name: texts.get(name, row[name]) for name in FIELDS}
+    return {name: texts.get(name, row.get(name, False if name == "adjudicated" else None)) for name in columns}
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
@@ -158,14 +170,15 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]], style: str) -> None:
 
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
     text = pa.string() if style == "plain" else pa.list_(message)
-    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "": text}
-    schema = pa.schema([(name, types[kind]) for name, (kind, _) in FIELDS.items()])
+    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(), "": text}
+    schema = pa.schema([(name, types[COLUMNS[name][0]]) for name in rows[0]])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
 def _manifest(aside: Path, snapshot: Snapshot, report: ExportReport) -> str:
     files = {f"data/{path.name}": file_hash(path) for path in sorted((aside / "data").iterdir())}
-    kept = {name: snapshot.manifest[name] for name in ("filter", "comparisons", "used", "dropped", "pairs")}
+    told = ("filter", "comparisons", "used", "dropped", "pairs", "confidence")
+    kept = {name: snapshot.manifest[name] for name in told if name in snapshot.manifest}
     style = {"snapshot": snapshot.hash, "style": report.style, "file_format": report.file_format}
     return json.dumps(style | kept | {"files": files}, indent=2, ensure_ascii=False) + "\n"
 
@@ -174,23 +187,23 @@ def _card(session: Session, snapshot: Snapshot, report: ExportReport, splits: di
     """The dataset card: what `datasets` must know at the top, then what a person wants to know."""
     rows = [row for each in splits.values() for row in each]
     sections = [
-        _front_matter(report),
+        _front_matter(report, list(rows[0])),
         f"# Preferences {snapshot.hash[:12]}\n\n{_what_it_is(report)}",
         "## Rows\n\n" + _table(("split", "rows"), [(split, str(count)) for split, count in report.rows.items()]),
         "## How it was labeled\n\n" + _labeled(snapshot, rows),
         "## What was left out\n\n" + _left_out(snapshot),
         "## Where the completions come from\n\n" + _sources(session, rows),
-        "## Fields\n\n" + _fields(report.style),
+        "## Fields\n\n" + _fields(report.style, list(rows[0])),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(report: ExportReport) -> str:
+def _front_matter(report: ExportReport, columns: Sequence[str]) -> str:
     files = "".join(
         f"  - split: {split}\n    path: data/{split}.{report.file_format}\n" for split in SPLITS if split in report.rows
     )
     # The types are spelled out: a column that is empty in one split would otherwise get another type than in the other.
-    features = "".join(_feature(name, kind, report.style) for name, (kind, _) in FIELDS.items())
+    features = "".join(_feature(name, COLUMNS[name][0], report.style) for name in columns)
     return (
         "---\nlicense: unknown\ntags:\n- preference\n- dpo\n- pairloop\n- trl\n"
         f"configs:\n- config_name: default\n  data_files:\n{files}"
@@ -221,14 +234,16 @@ def _what_it_is(report: ExportReport) -> str:
 def _labeled(snapshot: Snapshot, rows: list[dict[str, Any]]) -> str:
     imported = sum(row["round"] is None for row in rows)
     several = sum(row["annotators"] > 1 for row in rows)
+    decided = sum(row.get("adjudicated", False) for row in rows)
+    besides = f" For {decided} of them a researcher decided, whatever the votes." if decided else ""
     share = snapshot.manifest["filter"]["min_agreement"]
     return (
         f"Annotators compared two completions of one prompt. {len(rows)} preferences{_ties(snapshot)} come from "
         f"{snapshot.manifest['used']} comparisons; {several} were compared by more than one annotator. {imported} were "
         "imported with the verdict their source gave; the others were compared in pairloop, which does not show what "
         "wrote which. Where several compared, the majority decides, if at least "
-        f"{share:.0%} of the votes, ties among them, are for `chosen`. Prompts of the test split were held out, by "
-        "their hash: no comparison on them is trained on."
+        f"{share:.0%} of the votes, ties among them, are for `chosen`.{besides} Prompts of the test split were held "
+        "out, by their hash: no comparison on them is trained on."
     )
 
 
@@ -259,9 +274,10 @@ def _parents(session: Session) -> dict[str, str]:
     }
 
 
-def _fields(style: str) -> str:
+def _fields(style: str, columns: Sequence[str]) -> str:
     text = "text" if style == "plain" else "list of messages"
-    return _table(("field", "type", "meaning"), [(f"`{n}`", kind or text, mean) for n, (kind, mean) in FIELDS.items()])
+    rows = [(f"`{name}`", COLUMNS[name][0] or text, COLUMNS[name][1]) for name in columns]
+    return _table(("field", "type", "meaning"), rows)
 
 
 def _cell(text: str) -> str:

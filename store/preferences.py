@@ -7,14 +7,20 @@ The rules, for the votes (verdicts other than skip) on two texts:
 - the side with more votes is chosen; none, where both have as many;
 - agreement is the chosen side's share of all votes, ties and both-bads among them; below `min_agreement` it is dropped;
 - with `keep_ties`, what comes to no preference is a tie where more votes say tie than name either side, and their share
-  is `min_agreement` or more. Ties on held-out prompts are dropped as ever: there is nothing to judge by them.
+  is `min_agreement` or more. Ties on held-out prompts are dropped as ever: there is nothing to judge by them;
+- where somebody adjudicated, that verdict alone decides, the latest where there are several, whatever the others said
+  and `min_agreement` asks for. Agreement is still that of all votes. A tie, both-bad or skip drops the two texts;
+- with `confidence`, each preference has the chance that it is right, from how reliable its annotators are
+  (reliability.py). Who is reliable is told from all that the filter's rounds hold: duels, gold pairs, repeats as well.
+  The majority still chooses: where that is no more likely right than wrong, it counts as too little agreement.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +31,7 @@ from store.database import chunks
 from store.errors import SnapshotError
 from store.models import TRAINED_ON, Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round, Verdict
 from store.prompts import Message
+from store.reliability import KNOWN, Reliability, Vote, fit_reliability
 from store.rounds import get_round
 
 # Why a comparison does not become part of a preference, in the order the reasons are looked for.
@@ -54,7 +61,7 @@ class SnapshotFilter:
     `round_numbers`: these rounds only (None: all). `include_imported`: imported preferences too.
     `min_agreement`: the least share of votes for the chosen side. `max_chars`: prompt and longer completion together.
     `exclude_annotators`: names. `min_pairs`: refuse to cut with fewer preferences to train on. `keep_ties`: keep ties,
-    beside the preferences and apart from them.
+    beside the preferences and apart from them. `confidence`: say how likely each preference is right.
     """
 
     round_numbers: tuple[int, ...] | None = None
@@ -64,6 +71,7 @@ class SnapshotFilter:
     exclude_annotators: tuple[str, ...] = ()
     min_pairs: int = 2
     keep_ties: bool = False
+    confidence: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_agreement <= 1:
@@ -79,8 +87,9 @@ class SnapshotFilter:
             "min_agreement": float(self.min_agreement),
         }
         del described["min_pairs"]  # it can only refuse
-        if not self.keep_ties:  # what was cut before ties could be kept has the same hash today
-            del described["keep_ties"]
+        for later in ("keep_ties", "confidence"):  # what was cut before there were these has the same hash today
+            if not described[later]:
+                del described[later]
         return described
 
 
@@ -100,16 +109,22 @@ class Preference:
     round: int | None  # the first round it was compared in; None if it was imported
     held_out: bool
     tie: bool = False
+    adjudicated: bool = False  # decided by one verdict, whatever the votes
+    confidence: float | None = None  # the chance that `chosen` is the better one; None where nobody asked
 
 
 @dataclass(frozen=True)
 class Poll:
-    """Preferences and ties, how many comparisons were looked at, and how many were dropped for which reason."""
+    """Preferences and ties, how many comparisons were looked at, and how many were dropped for which reason.
+
+    `reliability`: the model that confidence comes from, where it was asked for.
+    """
 
     preferences: list[Preference]
     comparisons: int
     dropped: dict[str, int]
     ties: list[Preference]  # empty unless the filter keeps them
+    reliability: Reliability | None = None
 
     def described_drops(self) -> str:
         """The dropped comparisons in words: "31 ties, 1 skip"."""
@@ -123,6 +138,9 @@ class _Said:
     verdict: str
     retracted: bool
     purpose: str
+    adjudicates: bool
+    moment: datetime
+    gold: str | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,15 @@ class _PairContent:
     a: _Text
     b: _Text
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes two pairs one: the prompt and the two texts, in an order of their own."""
+        return self.prompt_hash, *sorted((self.a.hash, self.b.hash))
+
+    def named(self, verdict: str) -> str:
+        """The hash of the text that a verdict names; the verdict itself where it names none."""
+        return {Verdict.A.value: self.a.hash, Verdict.B.value: self.b.hash}.get(verdict, verdict)
+
 
 @dataclass
 class _Poll:
@@ -149,6 +176,12 @@ class _Poll:
 
     contents: list[_PairContent] = field(default_factory=list)
     votes: list[tuple[str, str]] = field(default_factory=list)  # (annotator, chosen text's hash, or tie / both_bad)
+    rulings: list[tuple[datetime, str, str]] = field(default_factory=list)  # (when, annotator, as in votes, or skip)
+
+    @property
+    def ruling(self) -> str | None:
+        """What was decided last, if anybody adjudicated."""
+        return max(self.rulings)[2] if self.rulings else None
 
 
 def poll_comparisons(*, session: Session, filter: SnapshotFilter) -> Poll:
@@ -159,17 +192,19 @@ def poll_comparisons(*, session: Session, filter: SnapshotFilter) -> Poll:
         get_round(session=session, number=number)
     said = _standing(session, filter)
     dropped = dict.fromkeys(REASONS, 0) | Counter(reason for one in said if (reason := _reason_to_drop(one, filter)))
-    usable = [one for one in said if not _reason_to_drop(one, filter)]
-    contents = _pair_contents(session, sorted({one.pair_id for one in usable}))
+    usable = [one for one in said if _is_usable(one, filter)]
+    telling = [one for one in said if filter.confidence and _is_telling(one, filter)]
+    contents = _pair_contents(session, sorted({one.pair_id for one in (*usable, *telling)}))
+    reliability = _reliability(telling, contents) if filter.confidence else None
     kept = []
     for poll in _gathered(usable, contents):
-        outcome = _outcome(poll, filter)
+        outcome = _outcome(poll, filter, reliability)
         if isinstance(outcome, Preference):
             kept.append(outcome)
         else:
             dropped = {reason: count + outcome[reason] for reason, count in dropped.items()}
     preferences, ties = ([each for each in kept if each.tie == tie] for tie in (False, True))
-    return Poll(preferences, len(said), dropped, ties)
+    return Poll(preferences, len(said), dropped, ties, reliability)
 
 
 def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
@@ -181,6 +216,9 @@ def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
             col(Comparison.verdict),
             col(Annotator.retracted_at).is_not(None),
             col(Pair.purpose),
+            col(Comparison.adjudicates),
+            col(Comparison.created_at),
+            col(Pair.gold_verdict),
         )
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
@@ -204,6 +242,18 @@ def _reason_to_drop(said: _Said, filter: SnapshotFilter) -> str | None:
     if said.purpose not in TRAINED_ON:
         return "not_trained_on"
     return "skip" if said.verdict == Verdict.SKIP else None
+
+
+def _is_usable(said: _Said, filter: SnapshotFilter) -> bool:
+    """Whether a preference may come of it. A skip that adjudicates decides as well: for neither."""
+    reason = _reason_to_drop(said, filter)
+    return reason is None or (reason == "skip" and said.adjudicates)
+
+
+def _is_telling(said: _Said, filter: SnapshotFilter) -> bool:
+    """Whether it says something of how reliable its annotator is: what is only measured with does as well."""
+    trusted = _reason_to_drop(said, filter) not in ("retracted", "excluded_annotator")
+    return trusted and said.purpose != Purpose.CALIBRATION
 
 
 def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _PairContent]:
@@ -243,28 +293,66 @@ def _gathered(said: Iterable[_Said], contents: dict[int, _PairContent]) -> list[
     polls: dict[tuple[str, ...], _Poll] = {}
     for one in said:
         content = contents[one.pair_id]
-        key = (content.prompt_hash, *sorted((content.a.hash, content.b.hash)))
-        poll = polls.setdefault(key, _Poll())
+        poll = polls.setdefault(content.key, _Poll())
         poll.contents.append(content)
-        sides = {Verdict.A.value: content.a.hash, Verdict.B.value: content.b.hash}
-        poll.votes.append((one.annotator, sides.get(one.verdict, one.verdict)))
+        if one.adjudicates:
+            poll.rulings.append((one.moment, one.annotator, content.named(one.verdict)))
+        if one.verdict != Verdict.SKIP:
+            poll.votes.append((one.annotator, content.named(one.verdict)))
     return list(polls.values())
 
 
-def _outcome(poll: _Poll, filter: SnapshotFilter) -> Preference | Counter[str]:
+def _reliability(said: Iterable[_Said], contents: dict[int, _PairContent]) -> Reliability:
+    """The model of these comparisons. The first of an item's two texts is the one with the lower hash."""
+    votes: list[Vote] = []
+    known: dict[tuple[str, ...], set[bool]] = {}
+    for one in said:
+        content = contents[one.pair_id]
+        for verdict, sure in ((one.verdict, one.adjudicates), (one.gold, True)):
+            named = content.named(verdict or "")
+            if named not in content.key:
+                continue
+            if sure:
+                known.setdefault(content.key, set()).add(named == content.key[1])
+            else:
+                votes.append((content.key, one.annotator, named == content.key[1]))
+    return fit_reliability(votes, {key: answers.pop() for key, answers in known.items() if len(answers) == 1})
+
+
+def _outcome(poll: _Poll, filter: SnapshotFilter, reliability: Reliability | None) -> Preference | Counter[str]:
     """The preference or tie that the votes add up to, or the votes counted by why there is neither."""
     content, votes = poll.contents[0], Counter(vote for _, vote in poll.votes)
     if content.a.text.strip() == content.b.text.strip():
         return Counter(identical=votes.total())
     if filter.max_chars is not None and _characters(content) > filter.max_chars:
         return Counter(over_length=votes.total())
+    if poll.ruling is not None:
+        return _ruled(poll, votes, filter, reliability)
     chosen, rejected = sorted((content.a.hash, content.b.hash), key=votes.__getitem__, reverse=True)
     agreement, tied = votes[chosen] / votes.total(), votes[Verdict.TIE] / votes.total()
     if votes[chosen] > votes[rejected] and agreement >= filter.min_agreement:
-        return _preference(poll, chosen, rejected, agreement)
+        chance = None if reliability is None else reliability.chance(content.key, first=chosen == content.key[1])
+        if chance is None or chance > 0.5:
+            return replace(_preference(poll, chosen, rejected, agreement), confidence=chance)
     if filter.keep_ties and not content.held_out and tied > agreement and tied >= filter.min_agreement:
         return _preference(poll, min(chosen, rejected), max(chosen, rejected), tied, tie=True)
     return Counter(low_agreement=votes.total()) if votes[chosen] else votes
+
+
+def _ruled(
+    poll: _Poll, votes: Counter[str], filter: SnapshotFilter, reliability: Reliability | None
+) -> Preference | Counter[str]:
+    """What one verdict decided, the others notwithstanding."""
+    content, ruling = poll.contents[0], poll.ruling
+    assert ruling is not None
+    both = sorted((content.a.hash, content.b.hash), key=lambda hashed: (hashed != ruling, hashed))
+    share = votes[ruling] / max(1, votes.total())
+    if ruling in both:
+        decided = replace(_preference(poll, both[0], both[1], share), adjudicated=True)
+        return decided if reliability is None else replace(decided, confidence=KNOWN)
+    if filter.keep_ties and not content.held_out and ruling == Verdict.TIE:
+        return replace(_preference(poll, both[0], both[1], share, tie=True), adjudicated=True)
+    return Counter({ruling: votes.total()})
 
 
 def _characters(content: _PairContent) -> int:

@@ -1,7 +1,7 @@
 """Snapshots: immutable, content-hashed preference datasets cut from the comparisons.
 
 On disk: `snapshots/<first 12 of the hash>/` with `train.jsonl`, `test.jsonl` (held-out prompts) and `manifest.json`;
-where the filter keeps ties, those to train on are in `ties.jsonl`.
+where the filter keeps ties, those to train on are in `ties.jsonl`; where it asks for confidence, rows have that column.
 The manifest holds the hashes of these files, the filter and what was dropped; its own hash names the snapshot.
 The same comparisons and the same filter give the same bytes on any machine, in any order, with any ids.
 """
@@ -28,6 +28,7 @@ from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
 TIES = "ties"
+LATER = ("adjudicated", "confidence")  # columns only where they say something: older snapshots keep their hash
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 
@@ -43,6 +44,8 @@ class PreferencePair:
     chosen_side: str  # which completion of the pair was chosen, "a" or "b"
     agreement: float  # the share of votes that went to `chosen`, or that said tie
     annotators: int
+    adjudicated: bool = False  # decided by a researcher, whatever the votes
+    confidence: float | None = None  # the chance that the label is right; None where the snapshot does not say
 
 
 def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | None = None) -> Snapshot:
@@ -71,8 +74,13 @@ def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | Non
 
 def _lines(preferences: Iterable[Preference], *, held_out: bool) -> list[str]:
     rows = (vars(preference) for preference in preferences if preference.held_out == held_out)
-    lines = [canonical_json({name: row[name] for name in row if name not in ("held_out", "tie")}) for row in rows]
+    lines = [canonical_json({name: row[name] for name in row if _is_column(name, row[name])}) for row in rows]
     return sorted(lines, key=text_hash)
+
+
+def _is_column(name: str, value: Any) -> bool:
+    """Which of a preference's fields are in its row: those of later versions only where they say something."""
+    return name not in ("held_out", "tie") and not (name in LATER and (value is None or value is False))
 
 
 def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
@@ -95,7 +103,7 @@ def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
 
 def _manifest(poll: Poll, filter: SnapshotFilter, splits: dict[str, list[str]]) -> dict[str, Any]:
     """What is in the snapshot. No time and no id: it must come out the same wherever it is cut."""
-    return {
+    manifest = {
         "format": FORMAT,
         "filter": filter.described(),
         "comparisons": poll.comparisons,
@@ -104,6 +112,7 @@ def _manifest(poll: Poll, filter: SnapshotFilter, splits: dict[str, list[str]]) 
         "pairs": {split: len(lines) for split, lines in splits.items()},
         "files": {f"{split}.jsonl": text_hash(_joined(lines)) for split, lines in splits.items()},
     }
+    return manifest if poll.reliability is None else manifest | {"confidence": poll.reliability.described()}
 
 
 def _joined(lines: list[str]) -> str:
@@ -217,5 +226,13 @@ def _with_pair(row: dict[str, Any], sides: Sides, snapshot: Snapshot) -> Prefere
         raise SnapshotError(f"Snapshot {snapshot.hash[:12]} was cut from another database: a pair of it is not here.")
     pair_id, side = sides[key]
     return PreferencePair(
-        pair_id, row["prompt"], row["chosen"], row["rejected"], side, row["agreement"], row["annotators"]
+        pair_id,
+        row["prompt"],
+        row["chosen"],
+        row["rejected"],
+        side,
+        row["agreement"],
+        row["annotators"],
+        row.get("adjudicated", False),
+        row.get("confidence"),
     )

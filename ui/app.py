@@ -17,6 +17,7 @@ def main() -> None:
             st.Page("pages/loop.py", title="Loop", icon=":material/sync:"),
             st.Page("pages/runs.py", title="Runs", icon=":material/timeline:"),
             st.Page("pages/data.py", title="Data", icon=":material/database:"),
+            st.Page("pages/team.py", title="Team", icon=":material/fact_check:"),
             st.Page("pages/settings.py", title="Settings", icon=":material/tune:"),
         ],
         position="top",

@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "rounds": ("The loop", "rounds", "rounds", "What happened in each round; promote or keep."),
     "runs": ("The loop", "runs", "runs", "Background runs: list, show, follow, log, cancel, retry."),
     "annotators": ("Data", "data", "annotators", "Who compared, and leaving somebody out."),
+    "quality": ("Data", "quality", "quality", "How well annotators agree, with each other and with themselves."),
     "snapshot": ("Data", "data", "snapshot", "Cut a preference dataset from the comparisons, or list those cut."),
     "export": ("Data", "data", "export", "Write a snapshot as a dataset that TRL trains on."),
     "backup": ("Data", "workspace", "backup", "Copy a workspace safely while it is in use."),

@@ -11,6 +11,8 @@ from dpo_core.workspace import Workspace
 from store.database import reading
 from store.exporting import export_snapshot
 from store.importing import ImportReport, import_file
+from store.quality import Quality
+from store.quality_tables import write_tables
 from store.snapshots import get_snapshot
 
 ENDINGS = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "gz"]
@@ -38,6 +40,13 @@ def export_to_workspace(workspace: Workspace, *, snapshot: str, style: str, file
                 file_format=file_format,
             )
     return target
+
+
+def zipped_tables(quality: Quality) -> bytes:
+    """The tables of quality as CSV files in a zip."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tables(quality, Path(folder) / "quality")
+        return zipped(Path(folder) / "quality")
 
 
 def zipped(folder: Path) -> bytes:

@@ -258,6 +258,9 @@ def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:
     assert training_filter(training, None) == SnapshotFilter(min_agreement=0.7)
     changed = change_training(training, {"comparisons": "all", "ties": "davidson"})
     assert training_filter(changed, 3) == SnapshotFilter(min_agreement=0.7, keep_ties=True)
+    believing = change_training(training, {"comparisons": "all", "confidence": "reliability"})
+    assert training_filter(believing, 3) == SnapshotFilter(min_agreement=0.7, confidence=True)
+    assert snapshot_filter(workspace, confidence=True) == SnapshotFilter(min_agreement=0.7, confidence=True)
 
 
 @pytest.mark.parametrize(("named", "judged"), [(None, "round-1"), ("base", "base")])

@@ -39,6 +39,13 @@ def test_a_sweep_is_a_grid_of_settings() -> None:
     assert point_name("round-3", {}) == "round-3"
 
 
+def test_a_sweep_keeps_to_one_set_of_pairs() -> None:
+    assert len(read_sweep(["confidence=ignore,agreement"], TrainingSettings())) == 2
+    for settings in (TrainingSettings(), TrainingSettings(confidence="reliability")):
+        with pytest.raises(SettingsError, match="for all of its points or for none"):
+            read_sweep(["confidence=ignore,reliability"], settings)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dpo_core.loop import (
     start_training,
 )
 from dpo_core.progress import read_metrics
+from dpo_core.train import label_chance
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
 from store.checkpoints import get_checkpoint, serving_checkpoint
@@ -36,6 +38,7 @@ from store.errors import SnapshotError, StateError
 from store.models import Checkpoint, Decision, Pair, PairReward, Prompt, Run, RunStatus
 from store.pairs import next_pair
 from store.runs import cancel_run
+from store.snapshots import PreferencePair
 
 Make = Callable[..., Workspace]
 
@@ -269,7 +272,19 @@ def test_doubtful_labels_count_less_and_certain_ones_as_ever(make_workspace: Mak
         return all(torch.equal(one[name], other[name]) for name in one)
 
     assert same(by("agreement", disagree=False), by("ignore", disagree=False)), "TRL's loss to the last bit"
-    assert not same(by("agreement", disagree=True), by("ignore", disagree=True))
+    plain = by("ignore", disagree=True)
+    assert not same(by("agreement", disagree=True), plain)
+    assert not same(by("reliability", disagree=True), plain)
+
+
+def test_what_a_label_is_believed() -> None:
+    """By the votes, or by who gave them; what a researcher decided is in no doubt, whatever the votes."""
+    pair = PreferencePair(1, [], "yes", "no", "a", agreement=0.4, annotators=3, confidence=0.9)
+    decided = replace(pair, adjudicated=True, confidence=None)
+    assert [label_chance(each, "agreement") for each in (pair, decided)] == [0.4, 1.0]
+    assert label_chance(pair, "reliability") == 0.9
+    with pytest.raises(RunError, match="cut without confidence"):
+        label_chance(decided, "reliability")
 
 
 def some_tied(left: str, right: str) -> str:

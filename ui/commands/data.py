@@ -165,6 +165,14 @@ def snapshot(
     max_chars: Annotated[
         int | None, typer.Option("--max-chars", min=1, help="Longest prompt and completion together.")
     ] = None,
+    confidence: Annotated[
+        bool | None,
+        typer.Option(
+            "--confidence/--no-confidence",
+            help="How likely each preference is right, from how reliable its annotators are.",
+            show_default="pairloop.toml",
+        ),
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="NAME", help="Without this annotator; may be repeated.")
     ] = None,
@@ -192,6 +200,7 @@ def snapshot(
         min_agreement=min_agreement,
         max_chars=max_chars,
         exclude_annotators=tuple(exclude or ()),
+        confidence=confidence,
     )
     with writing(opened.engine) as session:
         cut = cut_snapshot(session=session, folder=opened.folder, filter=wanted)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from dpo_core.intervals import mean_interval, share_interval, wilson
+from store.intervals import mean_interval, share_interval, wilson
 
 
 @given(st.integers(1, 60), st.data())

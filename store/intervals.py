@@ -9,10 +9,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from scipy.stats import norm, t
 
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval, told from `count` observations.
+
+    `value` None: there is nothing to tell it from. `interval` None: too little to say how sure it is.
+    """
+
+    value: float | None = None
+    interval: Interval | None = None
+    count: int = 0
+
+
+def share_of(hits: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """The mean of values between 0 and 1, with `share_interval`'s interval; no value where there are none."""
+    if not len(hits):
+        return Estimate()
+    return Estimate(_mean(hits), share_interval(hits, clusters), len(hits))
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[Hashable], *, level: float = 0.95) -> Interval:

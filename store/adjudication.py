@@ -1,0 +1,175 @@
+"""Adjudication: the pairs that need a second look, and the verdict that then decides for its pair.
+
+Whoever decides sees what the others said, but not which checkpoint wrote what. What was said before stays as it is; the
+decision alone makes the preference (preferences.py), and tells how reliable the others are (reliability.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from store.comparisons import Choice, current_comparison, record_comparison
+from store.models import Annotator, Comparison, Pair, Purpose, Verdict
+from store.pairs import left_side, lock_pair
+from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
+
+LOW_CONFIDENCE = 0.65  # below: the label says little more than a toss of a coin
+
+# Why a pair is in the inbox.
+WHY = {
+    "disagreement": "annotators disagree",
+    "flagged": "somebody flagged it",
+    "low_confidence": "its label is in doubt",
+}
+
+
+@dataclass(frozen=True)
+class DoubtfulPair:
+    """A pair that needs a second look, and why (keys of WHY).
+
+    `chance`: how likely the majority is right; None where there is no majority.
+    """
+
+    pair_id: int
+    why: tuple[str, ...]
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class SaidOnce:
+    """One standing verdict on a pair, in the pair's own terms (also where it was given on a repeat of it).
+
+    `flags`: what is wrong with "a" and with "b".
+    """
+
+    annotator: str
+    verdict: str
+    strength: int | None
+    reason: str | None
+    tags: list[str]
+    flags: dict[str, list[str]]
+    repeated: bool
+
+
+def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
+    """The inbox: pairs that annotators disagree on, that somebody flagged, or whose label is in doubt.
+
+    The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it.
+    """
+    said, gold = read_pair_votes(session=session)
+    reliability, flagged = reliability_of(said, gold), _flagged(session)
+    found = [_doubtful(pair_id, each, reliability, flagged) for pair_id, each in _undecided(said).items()]
+    return sorted((pair for pair in found if pair.why), key=_most_doubtful_first)
+
+
+def _most_doubtful_first(pair: DoubtfulPair) -> tuple[float, int]:
+    return 0.5 if pair.chance is None else pair.chance, -pair.pair_id
+
+
+def _undecided(said: Sequence[PairVote]) -> dict[int, list[PairVote]]:
+    """What was said of each pair asked for training that nobody decided."""
+    found: dict[int, list[PairVote]] = {one.pair_id: [] for one in said if one.purpose == Purpose.TRAIN}
+    for one in said:
+        if one.adjudicates:
+            found.pop(one.pair_id, None)
+    for one in said:
+        if one.pair_id in found:
+            found[one.pair_id].append(one)
+    return found
+
+
+def _flagged(session: Session) -> set[int]:
+    """The pairs that a trusted annotator tagged, or flagged a completion of."""
+    marks = (sa.cast(col(column), sa.Text).like('%["%') for column in (Comparison.tags, Comparison.flags))
+    query = (
+        sa.select(sa.func.coalesce(col(Pair.repeats), col(Pair.id)))
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(_stands(), sa.or_(*marks))
+    )
+    return set(session.execute(query).scalars())
+
+
+def _stands() -> Any:
+    return sa.and_(col(Comparison.superseded_at).is_(None), col(Annotator.retracted_at).is_(None))
+
+
+def _doubtful(pair_id: int, said: Sequence[PairVote], reliability: Reliability, flagged: set[int]) -> DoubtfulPair:
+    chance = _chance(pair_id, said, reliability)
+    reasons = {
+        "disagreement": len({one.verdict for one in said} - {Verdict.SKIP.value}) > 1,
+        "flagged": pair_id in flagged,
+        "low_confidence": chance is not None and chance < LOW_CONFIDENCE,
+    }
+    return DoubtfulPair(pair_id, tuple(reason for reason in WHY if reasons[reason]), chance)
+
+
+def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) -> float | None:
+    """How likely it is that the side with more votes is the better one. Repeats only tell of their annotator."""
+    votes = Counter(one.verdict for one in said if one.purpose != Purpose.REPEAT)
+    if votes[Verdict.A] == votes[Verdict.B]:
+        return None
+    return reliability.chance(pair_id, first=votes[Verdict.A] > votes[Verdict.B])
+
+
+def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
+    """What stands of trusted annotators on a pair and its repeats, oldest first."""
+    query = (
+        sa.select(
+            col(Annotator.name),
+            col(Comparison.verdict),
+            col(Comparison.strength),
+            col(Comparison.reason),
+            col(Comparison.tags),
+            col(Comparison.flags),
+            col(Pair.repeats).is_not(None),
+        )
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(_stands(), sa.or_(col(Pair.id) == pair_id, col(Pair.repeats) == pair_id))
+        .order_by(col(Comparison.id))
+    )
+    return [_own_terms(SaidOnce(*row)) for row in session.execute(query)]
+
+
+def _own_terms(said: SaidOnce) -> SaidOnce:
+    """What was said on a repeat, as said of the pair: a repeat shows the completions the other way round."""
+    if not said.repeated:
+        return said
+    flags = {mirrored(side): wrong for side, wrong in said.flags.items()}
+    return replace(said, verdict=mirrored(said.verdict), flags=flags)
+
+
+def adjudicate(
+    *, session: Session, pair_id: int, annotator_id: int, choice: Choice | str, reason: str | None = None
+) -> Comparison:
+    """Decide for a pair, whatever was said; the latest decision holds. Nothing else that was said is changed.
+
+    An earlier verdict of the same annotator's on this pair is superseded, as by any change of mind; the same decision
+    again (a second press) is returned as it is. Raises what `record_comparison` raises.
+    """
+    side_seed = lock_pair(session=session, pair_id=pair_id).side_seed
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    if standing is not None and standing.adjudicates and _is_choice(standing, choice, side_seed):
+        return standing
+    decided = record_comparison(
+        session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice, reason=reason, replace=True
+    )
+    decided.adjudicates = True
+    session.add(decided)
+    session.flush()
+    return decided
+
+
+def _is_choice(said: Comparison, choice: Any, side_seed: int) -> bool:
+    side = left_side(side_seed=side_seed, annotator_id=said.annotator_id)
+    sides = {side: Choice.LEFT, "a" if side == "b" else "b": Choice.RIGHT}
+    return str(sides.get(said.verdict, said.verdict)) == str(choice)

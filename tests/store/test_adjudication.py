@@ -1,0 +1,186 @@
+"""Adjudication: which pairs wait for it, what it writes, and that it alone decides what is trained on."""
+
+from datetime import timedelta
+
+import pytest
+
+from store.adjudication import adjudicate, list_doubtful, said_about
+from store.annotators import retract_annotator
+from store.comparisons import Choice, record_comparison, undo_comparison
+from store.database import reading, writing
+from store.errors import PairChangedError, StoreError
+from store.exporting import export_snapshot
+from store.models import Comparison, Purpose
+from store.pairs import shown_pair
+from store.preferences import SnapshotFilter, poll_comparisons
+from store.reliability import KNOWN
+from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
+from tests.store.teams import ask, ask_again, say
+
+
+def inbox(engine):
+    with reading(engine) as session:
+        return list_doubtful(session=session)
+
+
+def said_of(engine, pair):
+    with reading(engine) as session:
+        return said_about(session=session, pair_id=pair.id)
+
+
+def test_why_pairs_are_in_the_inbox_the_most_doubtful_first(engine):
+    with writing(engine) as session:
+        split = ask(session, {"Ada": "a", "Ben": "b"})
+        newer = ask(session, {"Ada": "b", "Ben": "a"})
+        half = ask(session, {"Ada": "a", "Ben": "tie"})
+        flagged = ask(session, {"Ada": {"verdict": "a", "flags": {"b": ["unsafe"]}}})
+        tagged = ask(session, {"Ben": {"verdict": "skip", "tags": ["unclear"]}})
+        ask(session, {"Ada": "a", "Ben": "a"})
+        ask(session, {"Ada": "a"})
+        ask(session, {"Ada": {"verdict": "a", "flags": {"a": [], "b": []}}})
+        ask(session, {"Ada": "a", "Ben": "b"}, purpose=Purpose.DUEL)
+        again = ask(session, {"Cleo": "b"})
+        ask_again(session, again, "Cleo", "b")
+    found = {pair.pair_id: pair for pair in inbox(engine)}
+    assert {number: pair.why for number, pair in found.items()} == {
+        split.id: ("disagreement",),
+        newer.id: ("disagreement",),
+        half.id: ("disagreement",),
+        flagged.id: ("flagged",),
+        tagged.id: ("flagged",),
+        again.id: ("disagreement", "low_confidence"),
+    }
+    order = list(found)
+    assert order[:4] == [again.id, tagged.id, newer.id, split.id]  # a half each, the newest first
+    assert [found[number].chance for number in order[:4]] == [0.5, None, None, None]
+    assert all(found[number].chance > 0.7 for number in order[4:])
+    assert [(one.verdict, one.repeated) for one in said_of(engine, again)] == [("b", False), ("a", True)]
+
+
+def test_what_was_flagged_on_a_repeat_is_said_of_the_right_completion(engine):
+    with writing(engine) as session:
+        pair = ask(session, {"Ada": "a"})
+        repeat = ask_again(session, pair, "Ada", "b")
+        say(session, repeat, "Ben", verdict="b", flags={"b": ["unsafe"]})
+    assert [pair.pair_id for pair in inbox(engine)] == [pair.id]
+    assert [one.flags for one in said_of(engine, pair)] == [{}, {}, {"a": ["unsafe"]}]
+
+
+def test_retracted_annotators_put_nothing_in_doubt(engine):
+    with writing(engine) as session:
+        ask(session, {"Ada": "a", "Mal": "b"})
+        retract_annotator(session=session, name="Mal")
+    assert inbox(engine) == []
+
+
+def decide(engine, pair, annotator_id, choice, **options):
+    with writing(engine) as session:
+        return adjudicate(session=session, pair_id=pair.id, annotator_id=annotator_id, choice=choice, **options)
+
+
+def test_a_decision_is_written_once_and_takes_the_pair_out(engine, make_round, people):
+    _, (pair, _) = make_round(engine, pairs=2, wanted=2)
+    with writing(engine) as session:
+        for person, choice in zip(people[:2], ("a", "b"), strict=True):
+            side = shown_pair(session=session, pair_id=pair.id, annotator_id=person).left_side
+            left = Choice.LEFT if side == choice else Choice.RIGHT
+            record_comparison(session=session, pair_id=pair.id, annotator_id=person, choice=left)
+    assert [each.pair_id for each in inbox(engine)] == [pair.id]
+    first = decide(engine, pair, people[2], Choice.LEFT, reason="It answers.")
+    again = decide(engine, pair, people[2], Choice.LEFT)
+    with reading(engine) as session:
+        side = shown_pair(session=session, pair_id=pair.id, annotator_id=people[2]).left_side
+        standing = session.get(Comparison, first.id)
+    assert (first.id, first.adjudicates, first.verdict, first.reason) == (again.id, True, side, "It answers.")
+    assert standing.superseded_at is None
+    assert inbox(engine) == []
+    changed = decide(engine, pair, people[2], Choice.RIGHT)
+    assert changed.id != first.id and changed.verdict != side
+    with writing(engine) as session:
+        undo_comparison(session=session, comparison_id=changed.id, annotator_id=people[2])
+    assert [each.pair_id for each in inbox(engine)] == [pair.id]
+
+
+def test_who_may_not_compare_may_not_decide(engine, make_round, people):
+    _, (pair,) = make_round(engine, pairs=1)
+    with writing(engine) as session:
+        retract_annotator(session=session, name="Cleo")
+    with pytest.raises(PairChangedError):
+        decide(engine, pair, people[2], Choice.LEFT)
+    with pytest.raises(StoreError, match="A choice is one of"):
+        decide(engine, pair, people[0], "worse")
+
+
+# What it decides
+
+
+def poll(engine, **options):
+    with reading(engine) as session:
+        return poll_comparisons(session=session, filter=SnapshotFilter(**options))
+
+
+def ruled(session, said: dict, *rulings: tuple[str, str], **options):
+    pair = ask(session, said, **options)
+    for number, (name, verdict) in enumerate(rulings):
+        say(session, pair, name, verdict=verdict, adjudicates=True, after=timedelta(hours=number))
+    return pair
+
+
+def test_a_decision_holds_against_all_others(engine):
+    with writing(engine) as session:
+        ruled(session, {"Ada": "a", "Ben": "a"}, ("Rea", "b"))
+    (found,) = poll(engine, min_agreement=0.9).preferences
+    assert (found.chosen, found.rejected) == ("a longer text", "short")
+    assert (found.agreement, found.annotators, found.adjudicated) == (round(1 / 3, 6), 3, True)
+    assert poll(engine, confidence=True).preferences[0].confidence == KNOWN
+
+
+@pytest.mark.parametrize("verdict", ["tie", "both_bad", "skip"])
+def test_a_decision_for_neither_drops_the_pair(engine, verdict):
+    with writing(engine) as session:
+        ruled(session, {"Ada": "a", "Ben": "a"}, ("Rea", verdict))
+    found = poll(engine)
+    assert (found.preferences, found.comparisons, found.dropped[verdict], sum(found.dropped.values())) == ([], 3, 3, 3)
+    kept = poll(engine, keep_ties=True)
+    assert [tie.adjudicated for tie in kept.ties] == ([True] if verdict == "tie" else [])
+
+
+def test_the_latest_decision_holds_until_its_maker_is_retracted(engine):
+    with writing(engine) as session:
+        ruled(session, {"Ada": "b"}, ("Rea", "a"), ("Sam", "b"))
+    assert poll(engine).preferences[0].chosen == "a longer text"
+    with writing(engine) as session:
+        retract_annotator(session=session, name="Sam")
+    assert poll(engine).preferences[0].chosen == "short"
+    with writing(engine) as session:
+        retract_annotator(session=session, name="Rea")
+    assert not poll(engine).preferences[0].adjudicated
+
+
+def test_a_skip_that_decides_is_counted_once(engine):
+    with writing(engine) as session:
+        ruled(session, {"Ada": "a"}, ("Rea", "skip"), ("Sam", "a"))
+    found = poll(engine)
+    assert (len(found.preferences), found.comparisons, found.dropped["skip"]) == (1, 3, 1)
+    assert found.preferences[0].agreement == 1
+
+
+def test_snapshots_and_exports_say_what_was_decided(engine, tmp_path):
+    with writing(engine) as session:
+        ruled(session, {"Ada": "a", "Ben": "a"}, ("Rea", "b"), prompt="decided")
+        ask(session, {"Ada": "a"}, prompt="as said")
+        snapshot = cut_snapshot(session=session, folder=tmp_path)
+        pairs = snapshot_pairs(session=session, snapshot=snapshot, folder=tmp_path, split="train")
+        export_snapshot(
+            session=session, snapshot=snapshot, folder=tmp_path, target=tmp_path / "out", file_format="parquet"
+        )
+    found = read_snapshot(snapshot=snapshot, folder=tmp_path, split="train")
+    assert {row["prompt"][0]["content"]: row.get("adjudicated") for row in found} == {"decided": True, "as said": None}
+    assert sorted((pair.adjudicated, pair.chosen_side) for pair in pairs) == [(False, "a"), (True, "b")]
+    assert "For 1 of them a researcher decided" in (tmp_path / "out" / "README.md").read_text()
+    import pyarrow.parquet as pq
+
+    assert sorted(pq.read_table(tmp_path / "out" / "data" / "train.parquet")["adjudicated"].to_pylist()) == [
+        False,
+        True,
+    ]

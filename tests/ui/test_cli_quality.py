@@ -1,0 +1,78 @@
+"""`pairloop quality`: tables for people, JSON for scripts, CSV files for whoever computes with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dpo_core.workspace import Workspace
+from store.database import writing
+from tests.store.teams import ask
+from ui.cli import YOURS, run
+
+Pairloop = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pairloop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pairloop:
+    """`pairloop("quality")` in the test's workspace: exit code, stdout, stderr."""
+    monkeypatch.chdir(workspace.folder)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def compared(workspace: Workspace) -> Workspace:
+    """Twelve pairs that Ada and Ben compared; they agree on all but one."""
+    with writing(workspace.engine) as session:
+        for number in range(12):
+            ask(session, {"Ada": "a", "Ben": "a" if number else "b"})
+    return workspace
+
+
+def test_nobody_has_compared(pairloop: Pairloop) -> None:
+    code, out, _ = pairloop("quality")
+    assert code == 0
+    assert "Nobody has compared anything here yet." in out
+
+
+def test_people_get_tables(pairloop: Pairloop, compared: Workspace) -> None:
+    code, out, _ = pairloop("quality")
+    assert code == 0
+    for word in ("Alpha", "92%", "Ada", "Ben", "Repeats"):
+        assert word in out
+
+
+def test_scripts_get_json_and_files(pairloop: Pairloop, compared: Workspace) -> None:
+    _, out, _ = pairloop("quality", "--json", "--csv", "out")
+    said = json.loads(out)
+    agreement = next(row for row in said["quality"]["overall"] if row["figure"] == "agreement")
+    assert agreement["value"] == pytest.approx(11 / 12) and agreement["count"] == 12
+    assert [row["annotator"] for row in said["quality"]["annotators"]] == ["Ada", "Ben"]
+    assert [Path(name).name for name in said["files"]] == ["overall.csv", "annotators.csv", "couples.csv"]
+    with Path("out/annotators.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["comparisons"] for row in csv.DictReader(stream)] == ["12", "12"]
+
+
+def test_a_folder_that_is_a_file_is_the_users_to_mend(pairloop: Pairloop, compared: Workspace) -> None:
+    Path("out").write_text("")
+    code, _, problem = pairloop("quality", "--csv", "out")
+    assert code == YOURS
+    assert "could not be written" in problem
+
+
+def test_a_snapshot_with_confidence_where_it_is_asked_for(pairloop: Pairloop, compared: Workspace) -> None:
+    plain, believing = (
+        json.loads(pairloop("snapshot", "--json", *told)[1])["snapshot"] for told in ((), ("--confidence",))
+    )
+    assert believing["manifest"]["confidence"]["annotators"] == 2
+    assert "confidence" not in plain["manifest"]
