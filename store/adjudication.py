@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from store.comparisons import Choice, current_comparison, record_comparison
+from store.comparisons import Choice, Remarks, current_comparison, record_comparison
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
@@ -161,7 +161,12 @@ def adjudicate(
     if standing is not None and standing.adjudicates and _is_choice(standing, choice, side_seed):
         return standing
     decided = record_comparison(
-        session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice, reason=reason, replace=True
+        session=session,
+        pair_id=pair_id,
+        annotator_id=annotator_id,
+        choice=choice,
+        remarks=Remarks(reason=reason),
+        replace=True,
     )
     decided.adjudicates = True
     session.add(decided)

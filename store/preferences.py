@@ -29,7 +29,18 @@ from sqlmodel import Session, col, select
 from store.annotators import get_annotator
 from store.database import chunks
 from store.errors import SnapshotError
-from store.models import TRAINED_ON, Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round, Verdict
+from store.models import (
+    TRAINED_ON,
+    Annotator,
+    Checkpoint,
+    Comparison,
+    Completion,
+    Pair,
+    Prompt,
+    Purpose,
+    Round,
+    Verdict,
+)
 from store.prompts import Message
 from store.reliability import KNOWN, Reliability, Vote, fit_reliability
 from store.rounds import get_round
@@ -253,7 +264,7 @@ def _is_usable(said: _Said, filter: SnapshotFilter) -> bool:
 def _is_telling(said: _Said, filter: SnapshotFilter) -> bool:
     """Whether it says something of how reliable its annotator is: what is only measured with does as well."""
     trusted = _reason_to_drop(said, filter) not in ("retracted", "excluded_annotator")
-    return trusted and said.purpose != Purpose.CALIBRATION
+    return trusted and said.purpose not in (Purpose.CALIBRATION, Purpose.REWRITE)
 
 
 def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _PairContent]:

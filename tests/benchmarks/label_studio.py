@@ -28,9 +28,10 @@ USER, PASSWORD, TOKEN = "ada@example.org", "not-a-secret-at-all", "0123456789abc
 @contextmanager
 def label_studio_page(browser: Browser, command: Path, folder: Path, labels: int) -> Iterator[Page]:
     port = _free_port()
+    options = {"internal-host": "127.0.0.1", "port": port, "data-dir": folder / "ls", "log-level": "ERROR"}
+    options |= {"username": USER, "password": PASSWORD, "user-token": TOKEN}
     server = subprocess.Popen(
-        [str(command), "start", "--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder / "ls")]
-        + ["--username", USER, "--password", PASSWORD, "--user-token", TOKEN, "--no-browser", "--log-level", "ERROR"],
+        [str(command), "start", *(f"--{name}={value}" for name, value in options.items()), "--no-browser"],
         env=os.environ | {"LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true", "COLLECT_ANALYTICS": "false"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
