@@ -10,7 +10,7 @@ import streamlit as st
 from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
 from store.runs import OPEN
-from ui.model_text import plain_markdown, render_prompt
+from ui.model_text import plain_markdown, render_model_text, render_prompt
 from ui.state import DEFAULT_NAME, change_name, my_name
 from ui.story import duration, warnings_first
 
@@ -47,7 +47,12 @@ def prompt_block(messages: list[dict[str, str]]) -> None:
     st.html(render_prompt(messages))
 
 
-def completion_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> None:
+def completion_panes(left: str, right: str) -> None:
+    """Two completions side by side, as text."""
+    drawn_panes((render_model_text(left), render_model_text(right)))
+
+
+def drawn_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> None:
     """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow."""
     with st.container(key="panes"):
         for column, title, text, note in zip(st.columns(2), ("Left", "Right"), texts, notes, strict=True):

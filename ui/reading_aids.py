@@ -20,7 +20,7 @@ def completions_as_read(asked: LabelSettings, pair: ShownPair) -> None:
     marked = mark_difference(pair.left, pair.right) if st.session_state.get("differences") else None
     left, right = marked or (render_model_text(pair.left), render_model_text(pair.right))
     notes = [f"{len(text.split()):,} words" if asked.lengths else "" for text in (pair.left, pair.right)]
-    show.completion_panes((left, right), notes, scale=text_scale())
+    show.drawn_panes((left, right), notes, scale=text_scale())
     show.beside_panes(lambda side: ask_about_side(asked, pair, side), wanted=bool(asked.flags or asked.rewrite))
     if st.session_state.get("differences") and marked is None:
         st.caption("These two are too long to be compared word by word.")
