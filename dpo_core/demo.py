@@ -10,6 +10,7 @@ from typing import Any
 
 from dpo_core.config import FILE_NAME, Settings
 from dpo_core.errors import WorkspaceError
+from dpo_core.guidelines import write_guidelines
 from dpo_core.loop import Step, read_loop, start_round
 from dpo_core.packaged import DEMO_MODEL, packaged
 from dpo_core.workspace import Workspace, create_workspace, open_workspace
@@ -43,6 +44,7 @@ def open_demo(folder: Path) -> Workspace:
     if not (folder / FILE_NAME).exists():
         _check_new(folder)
         create_workspace(folder, demo_settings())
+        write_guidelines(folder, "demo/guidelines.md")
     workspace = open_workspace(folder)
     if workspace.settings.model.base == DEMO_MODEL:  # a workspace of one's own is opened as it is
         _import_demo_prompts(workspace)

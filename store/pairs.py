@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import case, func, literal_column, update
@@ -12,10 +11,11 @@ from sqlmodel import Session, col, select
 
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Verdict, now
+from store.holds import answered_by, has_room_for, held_pair, take_hold
+from store.measuring import due_pair
+from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
-
-HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to
+from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
 
 
 @dataclass(frozen=True)
@@ -116,38 +116,48 @@ def add_pair(
     return pair
 
 
-def next_pair(*, session: Session, round_id: int, annotator_id: int) -> ShownPair | None:
-    """The next pair of the round for this annotator, held for them; None when there is nothing left for them now.
+def next_pair(
+    *, session: Session, round_id: int, annotator_id: int, rules: QueueRules = PLAIN_RULES
+) -> ShownPair | None:
+    """The next pair of the round for this annotator, held for them; None when there is nothing for them now.
 
-    The pair they hold already comes first (a reload, a second tab or an undo shows it again), then the queue's order.
-    One statement on two partial indexes: its cost follows the work that is left, not the comparisons made.
+    The pair they hold already comes first (a reload, a second tab or an undo shows it again), then a gold pair or a
+    repeat where the rules have one due, then the queue's order. None as well while the round is paused, and for
+    somebody who has made their comparisons for today.
     """
-    moment = now()
+    if session.exec(select(Round.paused_at).where(Round.id == round_id)).first() is not None:
+        return None
+    while True:
+        pair_id = held_pair(session=session, round_id=round_id, annotator_id=annotator_id)
+        if pair_id is None:
+            pair_id = _fresh_pair(session, round_id, annotator_id, rules)
+        if pair_id is None:
+            return None
+        if take_hold(session=session, pair_id=pair_id, annotator_id=annotator_id, hold=rules.hold):
+            shown = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
+            return replace(shown, round_id=round_id)  # a gold pair is of no round, which must not show
+
+
+def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: QueueRules) -> int | None:
+    if is_done_for_today(session=session, annotator_id=annotator_id, rules=rules):
+        return None
+    due = due_pair(session=session, round_id=round_id, annotator_id=annotator_id, rules=rules)
+    return _first_wanting(session, round_id, annotator_id) if due is None else due
+
+
+def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | None:
+    """The queue's first pair that this annotator can answer. One statement on partial indexes.
+
+    Its cost follows the pairs before that one which others are still to answer, not the comparisons made.
+    """
     wants = col(Pair.open_slots) > literal_column("0")  # spelled as the partial index is, or PostgreSQL passes it over
-    answered = select(Comparison.id).where(
-        Comparison.pair_id == Pair.id,
-        Comparison.annotator_id == annotator_id,
-        col(Comparison.superseded_at).is_(None),
-    )
-    # The lock is for PostgreSQL, where two annotators' statements run side by side; SQLite has one writer at a time.
-    wanting = (
+    return session.exec(
         select(Pair.id)
-        .where(Pair.round_id == round_id, wants, ~answered.exists())
+        .where(Pair.round_id == round_id, wants, ~answered_by(annotator_id), has_room_for(annotator_id, now()))
+        .order_by(col(Pair.position), col(Pair.id))
         .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    mine = wanting.where(col(Pair.held_by) == annotator_id).order_by(col(Pair.held_until).desc())
-    free = wanting.where(col(Pair.held_by).is_(None) | (col(Pair.held_until) < moment)).order_by(
-        col(Pair.position), col(Pair.id)
-    )
-    row = session.execute(
-        update(Pair)
-        .where(col(Pair.id) == func.coalesce(mine.scalar_subquery(), free.scalar_subquery()))
-        .values(held_by=annotator_id, held_until=moment + HOLD)
-        .returning(col(Pair.id))
-        .execution_options(synchronize_session=False)
+        .with_for_update(skip_locked=True)  # for PostgreSQL, where two annotators' statements run side by side
     ).first()
-    return None if row is None else shown_pair(session=session, pair_id=row[0], annotator_id=annotator_id)
 
 
 def shown_pair(*, session: Session, pair_id: int, annotator_id: int) -> ShownPair:
@@ -181,30 +191,6 @@ def lock_pair(*, session: Session, pair_id: int) -> Pair:
     return pair
 
 
-def hold_pair(*, session: Session, pair_id: int, annotator_id: int) -> None:
-    """Keep a pair for this annotator, unless it is being shown to somebody else."""
-    moment = now()
-    session.execute(
-        update(Pair)
-        .where(
-            col(Pair.id) == pair_id,
-            col(Pair.held_by).is_(None) | (col(Pair.held_by) == annotator_id) | (col(Pair.held_until) < moment),
-        )
-        .values(held_by=annotator_id, held_until=moment + HOLD)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def release_hold(*, session: Session, pair_id: int, annotator_id: int) -> None:
-    """Let others have this pair, if it was this annotator who held it."""
-    session.execute(
-        update(Pair)
-        .where(col(Pair.id) == pair_id, col(Pair.held_by) == annotator_id)
-        .values(held_by=None, held_until=None)
-        .execution_options(synchronize_session=False)
-    )
-
-
 def recount_open_slots(*, session: Session, pair_id: int) -> None:
     """Set `open_slots` to what the pair still wants.
 
@@ -233,10 +219,12 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
     """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
 
-    `round_id` None: those that were imported.
+    `round_id` None: those that were imported. Gold pairs, repeats and rewrites are not among them.
     """
     pairs, open_pairs = session.exec(
-        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(Pair.round_id == round_id)
+        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(
+            Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+        )
     ).one()
     return {"pairs": pairs, "open": open_pairs}
 
@@ -246,4 +234,5 @@ def count_naming_makers(*, session: Session, round_id: int) -> int:
     naming = select(col(Completion.id)).where(
         col(Completion.id).in_([col(Pair.completion_a_id), col(Pair.completion_b_id)]), col(Completion.names_maker)
     )
-    return session.exec(select(func.count()).where(Pair.round_id == round_id, naming.exists())).one()
+    asked = Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+    return session.exec(select(func.count()).where(*asked, naming.exists())).one()

@@ -21,6 +21,7 @@ from store.annotators import get_or_add_annotator
 from store.comparisons import record_comparison, undo_comparison
 from store.database import writing
 from store.errors import StoreError
+from store.holds import require_room
 
 WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
 DEFAULT_NAME = "me"
@@ -129,6 +130,7 @@ def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: 
     if shown != pair_id or seconds < DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:
+        require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
         record_comparison(
             session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice, seconds=round(seconds, 2)
         )

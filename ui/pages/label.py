@@ -6,6 +6,7 @@ import streamlit as st
 
 from dpo_core.filters import late_ones_count
 from dpo_core.loop import LoopState, Step, read_loop, start_round
+from dpo_core.queueing import done_for_today, meter_figures, queue_rules
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice, count_annotator, last_comparison_id
 from store.database import reading, writing
@@ -13,7 +14,7 @@ from store.models import Round, RoundStatus
 from store.pairs import ShownPair, next_pair
 from store.workers import live_workers
 from ui import components as show
-from ui import story
+from ui import onboarding, story
 from ui.state import (
     act,
     current_workspace,
@@ -48,6 +49,8 @@ def main() -> None:
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
     current = open_round(state)
+    if onboarding.settle_in(workspace, current, annotator_id):
+        return
     pair = find_pair(workspace, current, annotator_id)
     head(workspace, state, current, annotator_id)
     show_messages()
@@ -67,21 +70,24 @@ def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) ->
     if current is None or current.id is None:
         return None
     with writing(workspace.engine) as session:
-        return next_pair(session=session, round_id=current.id, annotator_id=annotator_id)
+        rules = queue_rules(workspace.settings)
+        return next_pair(session=session, round_id=current.id, annotator_id=annotator_id, rules=rules)
 
 
 def head(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """How far the round is, and who is comparing."""
     with st.container(key="head"):
         left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
-    with right:
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        onboarding.guidelines_control(workspace)
         show.name_control()
     if current is None or current.id is None or state.imported:  # a round on imports asks nobody anything
         return
     with reading(workspace.engine) as session:
         mine = count_annotator(session=session, round_id=current.id, annotator_id=annotator_id)
     with left:
-        show.round_meter(done=state.comparisons["done"], target=current.target, mine=mine, name=my_name())
+        done, target = meter_figures(workspace, current, state.comparisons["done"])
+        show.round_meter(done=done, target=target, mine=mine, name=my_name())
 
 
 def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_id: int) -> None:
@@ -144,7 +150,7 @@ def to_the_loop(text: str, verb: str) -> None:
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
-    words = story.waiting_words(state)
+    words = story.waiting_words(state, done_for_today=done_for_today(workspace, annotator_id))
     show.empty_state(words.title, words.text)
     if state.step == Step.START_ROUND:
         label = f"Start round {state.round.number + 1 if state.round else 1}"
