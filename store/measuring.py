@@ -18,6 +18,8 @@ from store.holds import answered_by
 from store.models import COUNTED, Comparison, Pair, Purpose, Round, Verdict
 from store.queue_rules import QueueRules
 
+_TOLD: Any = aliased(Pair)  # made once: an alias takes longer to make than to ask for
+_AGAIN: Any = aliased(Pair)
 REPEAT_WINDOW = 20  # comparisons, just beyond `repeat_after`, out of which one is drawn to be repeated
 
 
@@ -52,14 +54,13 @@ def _last_verdict(session: Session, annotator_id: int) -> int:
 
 def _gold_pair(session: Session, annotator_id: int, drawn: str) -> int | None:
     """One of the gold pairs that this annotator was never asked, nor told the answer of."""
-    told: Any = aliased(Pair)
     calibrated = (
         sa.select(col(Comparison.id))
-        .join(told, told.id == col(Comparison.pair_id))
+        .join(_TOLD, _TOLD.id == col(Comparison.pair_id))
         .where(
-            told.gold_verdict.is_not(None),
-            told.purpose == Purpose.CALIBRATION,
-            told.repeats == col(Pair.id),
+            _TOLD.gold_verdict.is_not(None),
+            _TOLD.purpose == Purpose.CALIBRATION,
+            _TOLD.repeats == col(Pair.id),
             col(Comparison.annotator_id) == annotator_id,
             col(Comparison.superseded_at).is_(None),
         )
@@ -102,8 +103,7 @@ def _repeat(session: Session, round_id: int, annotator_id: int, rules: QueueRule
 
 def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) -> list[int | None]:
     """Pairs of the round that this annotator judged before the latest `after` others, and was not asked again."""
-    again: Any = aliased(Pair)
-    repeated = sa.select(again.id).where(again.repeats == col(Pair.id), again.asked_of == annotator_id)
+    repeated = sa.select(_AGAIN.id).where(_AGAIN.repeats == col(Pair.id), _AGAIN.asked_of == annotator_id)
     latest = (
         sa.select(col(Comparison.pair_id))
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))

@@ -340,6 +340,19 @@ class Hold(SQLModel, table=True):
     until: datetime = Field(sa_type=UtcDateTime, nullable=False)
 
 
+class QueueMark(SQLModel, table=True):
+    """How far somebody is in a round's queue: what is before it they answered, or others had it on their screens.
+
+    The queue is searched from here on, and from its start once nothing is found: whoever is far ahead of the others is
+    served as quickly as they.
+    """
+
+    __tablename__ = "queue_mark"
+    round_id: int = Field(primary_key=True, foreign_key="round.id")
+    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
+    position: int
+
+
 class Guidelines(SQLModel, table=True):
     """What annotators are told to go by. The newest row is in force; a text that comes back is a row of its own."""
 

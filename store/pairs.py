@@ -6,16 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import case, func, literal_column, update
+import sqlalchemy as sa
+from sqlalchemy import case, func, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.holds import answered_by, has_room_for, held_pair, take_hold
+from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
 from store.measuring import due_pair
-from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
+from store.models import (
+    COUNTED,
+    Annotator,
+    Comparison,
+    Completion,
+    Pair,
+    Prompt,
+    Purpose,
+    QueueMark,
+    Round,
+    Verdict,
+    now,
+)
 from store.prompts import Message
 from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
+
+MARK_EVERY = 64  # pairs that an annotator is on, before it is noted how far they are in the queue
 
 
 @dataclass(frozen=True)
@@ -146,30 +162,60 @@ def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: Queue
 
 
 def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | None:
-    """The queue's first pair that this annotator can answer. One statement on partial indexes.
+    """The queue's first pair that this annotator can answer, looked for from their mark on, then from the start."""
+    mark = session.get(QueueMark, (round_id, annotator_id))
+    found = _search(session, round_id, annotator_id, mark.position if mark else _START)
+    if found is None and mark is not None:
+        session.delete(mark)
+        found = _search(session, round_id, annotator_id, _START)
+    elif found is not None and found[1] >= (mark.position if mark else 0) + MARK_EVERY:
+        mark = mark or QueueMark(round_id=round_id, annotator_id=annotator_id, position=0)
+        mark.position = found[1]
+        session.add(mark)
+    return None if found is None else found[0]
 
-    Its cost follows the pairs before that one which others are still to answer, not the comparisons made.
-    """
-    wants = col(Pair.open_slots) > literal_column("0")  # spelled as the partial index is, or PostgreSQL passes it over
-    return session.exec(
-        select(Pair.id)
-        .where(Pair.round_id == round_id, wants, ~answered_by(annotator_id), has_room_for(annotator_id, now()))
-        .order_by(col(Pair.position), col(Pair.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)  # for PostgreSQL, where two annotators' statements run side by side
-    ).first()
+
+# The first pair, and its position, from `since` on; by partial indexes. What it costs follows the pairs before that one
+# which others are still to answer, not the comparisons made. (Written out once: next_pair is on everybody's way.)
+_WANTING = (
+    sa.select(col(Pair.id), col(Pair.position))
+    .where(
+        col(Pair.round_id) == sa.bindparam("round_id"),
+        col(Pair.open_slots) > sa.literal_column("0"),  # spelled as the index is, or PostgreSQL passes it over
+        col(Pair.position) >= sa.bindparam("since"),
+        ~answered_by(ANNOTATOR),
+        has_room_for(ANNOTATOR, MOMENT),
+    )
+    .order_by(col(Pair.position), col(Pair.id))
+    .limit(1)
+    .with_for_update(skip_locked=True)  # for PostgreSQL, where two annotators' statements run side by side
+)
+_START = -(2**31)
+_A, _B = aliased(Completion), aliased(Completion)
+_SHOWN = (
+    sa.select(col(Pair.side_seed), col(Pair.round_id), col(Prompt.messages), col(_A.text), col(_B.text))
+    .join(Prompt, col(Prompt.id) == col(Pair.prompt_id))
+    .join(_A, col(_A.id) == col(Pair.completion_a_id))
+    .join(_B, col(_B.id) == col(Pair.completion_b_id))
+    .where(col(Pair.id) == sa.bindparam("pair_id"))
+)
+
+
+def _search(session: Session, round_id: int, annotator_id: int, since: int) -> tuple[int, int] | None:
+    given = {"round_id": round_id, "annotator_id": annotator_id, "since": since, "moment": now()}
+    row = session.execute(_WANTING, given).first()
+    return None if row is None else (row[0], row[1])
 
 
 def shown_pair(*, session: Session, pair_id: int, annotator_id: int) -> ShownPair:
     """The pair as this annotator sees it. Raises UnknownRecordError."""
-    pair, prompt = get_pair(session=session, pair_id=pair_id)
-    side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
-    texts = {
-        "a": session.get_one(Completion, pair.completion_a_id).text,
-        "b": session.get_one(Completion, pair.completion_b_id).text,
-    }
-    other = "b" if side == "a" else "a"
-    return ShownPair(pair_id, prompt.messages, texts[side], texts[other], side, pair.round_id)
+    row = session.execute(_SHOWN, {"pair_id": pair_id}).first()
+    if row is None:
+        raise UnknownRecordError(f"There is no pair {pair_id}.")
+    side_seed, round_id, messages, *both = row
+    side = left_side(side_seed=side_seed, annotator_id=annotator_id)
+    left, right = both if side == "a" else reversed(both)
+    return ShownPair(pair_id, messages, left, right, side, round_id)
 
 
 def get_pair(*, session: Session, pair_id: int) -> tuple[Pair, Prompt]:

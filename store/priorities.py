@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, Verdict, now
+from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
 from store.pairs import count_pairs, recount_open_slots
 
 
@@ -28,6 +28,7 @@ def open_pairs_about(*, session: Session, round_id: int, words: str) -> list[int
 
 def put_first(*, session: Session, round_id: int, pair_ids: Sequence[int]) -> None:
     """Have these pairs of the round asked before all others, in this order."""
+    session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id) == round_id))  # all look from the start again
     first = session.exec(select(sa.func.min(Pair.position)).where(Pair.round_id == round_id)).one() or 0
     for place, pair_id in enumerate(pair_ids):
         session.execute(

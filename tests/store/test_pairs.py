@@ -269,6 +269,7 @@ def test_the_next_pair_is_found_by_index(engine: sa.Engine, make_round: Any, peo
     with sqlite3.connect(tmp_path / "pairloop.db") as connection:
         plans = [connection.execute(f"EXPLAIN QUERY PLAN {statement}", values) for statement, values in asked]
         plan = "\n".join(row[3] for rows in plans for row in rows)
-    for index in ("pair_queue (round_id=?)", "ix_hold_annotator_id (annotator_id=?)", "comparison_current (pair_id=?"):
+    queue, holds = "pair_queue (round_id=? AND position>?)", "ix_hold_annotator_id (annotator_id=?)"
+    for index in (queue, holds, "comparison_current (pair_id=?"):
         assert f"USING INDEX {index}" in plan
     assert "SCAN" not in plan

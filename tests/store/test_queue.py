@@ -15,7 +15,7 @@ from sqlmodel import select
 from store.comparisons import count_round
 from store.database import reading, writing
 from store.errors import PairChangedError, StateError
-from store.models import Comparison, Hold, Pair, now
+from store.models import Comparison, Hold, Pair, QueueMark, now
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules
 from store.rounds import pause_round, resume_round
@@ -115,6 +115,26 @@ def test_pairs_put_first_come_first(engine: sa.Engine, make_round: Any, people: 
     assert [pair.id for pair, _ in ahead] == [pairs[3].id, pairs[4].id]
     served = go_through(engine, opened.id, people[0], QueueRules())
     assert [pair.id for pair in served] == [pairs[place].id for place in (3, 4, 2, 0, 1)]
+
+
+def test_whoever_is_far_in_the_queue_misses_nothing(
+    engine: sa.Engine, make_round: Any, people: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.pairs.MARK_EVERY", 3)
+    opened, pairs = make_round(engine, pairs=20, wanted=2)
+    ada, ben, cleo = people
+    held = [serve(engine, opened.id, person).pair_id for person in (ben, cleo)]
+    assert held == [pairs[0].id] * 2
+    served = go_through(engine, opened.id, ada, QueueRules(), most=10)
+    assert [pair.id for pair in served] == [pair.id for pair in pairs[1:11]]
+    with reading(engine) as session:
+        assert session.exec(select(QueueMark.position)).one() == 9
+    lapse(engine)
+    with writing(engine) as session:
+        put_first(session=session, round_id=opened.id, pair_ids=[pairs[15].id])
+    assert serve(engine, opened.id, ada).pair_id == pairs[15].id  # put first while she was on already
+    rest = go_through(engine, opened.id, ada, QueueRules())
+    assert {pair.id for pair in [*served, *rest]} == {pair.id for pair in pairs}
 
 
 def test_pairs_that_people_disagree_about_are_asked_again(

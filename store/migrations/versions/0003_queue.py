@@ -29,6 +29,12 @@ def _add_tables() -> None:
     )
     op.create_index("ix_hold_annotator_id", "hold", ["annotator_id"])
     op.create_table(
+        "queue_mark",
+        sa.Column("round_id", sa.Integer(), sa.ForeignKey("round.id"), primary_key=True),
+        sa.Column("annotator_id", sa.Integer(), sa.ForeignKey("annotator.id"), primary_key=True),
+        sa.Column("position", sa.Integer(), nullable=False),
+    )
+    op.create_table(
         "guidelines",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("hash", sa.String(length=64), nullable=False),
