@@ -61,10 +61,10 @@ def _knows(workspace: Workspace, annotator_id: int, version: Guidelines) -> bool
 
 
 def _guidelines_page(workspace: Workspace, annotator_id: int, version: Guidelines) -> None:
-    show_messages()
     with reading(workspace.engine) as session:
         changed = has_read_any(session=session, annotator_id=annotator_id)
-    st.subheader("The guidelines have changed" if changed else "Before you begin", anchor=False)
+    show.page_head("The guidelines have changed" if changed else "Before you begin")
+    show_messages()
     with st.container(border=True):
         st.markdown(version.text)
     st.button(
@@ -108,8 +108,8 @@ def _state(workspace: Workspace, annotator_id: int, wanted: int) -> Calibration:
 
 def _practice_pair(workspace: Workspace, state: Calibration, annotator_id: int) -> None:
     shown, number = state.to_come[0], len(state.practised) + 1
+    _head(f"Practice {number} of {number - 1 + len(state.to_come)}. The answer is told, and nothing is counted.")
     show_messages()
-    st.caption(f"Practice {number} of {number - 1 + len(state.to_come)}. The answer is told, and nothing is counted.")
     _texts(shown)
     with st.bottom, st.container(horizontal=True, horizontal_alignment="center", key=f"practice-{shown.pair_id}"):
         for choice, label, key, kind in VERDICTS:
@@ -124,6 +124,14 @@ def _practice_pair(workspace: Workspace, state: Calibration, annotator_id: int) 
     pair_appeared(shown.pair_id)
 
 
+def _head(text: str) -> None:
+    """A line where the round's meter will be, and the name one goes by."""
+    left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
+    left.caption(text)
+    with right:
+        show.name_control()
+
+
 def _texts(shown: ShownPair) -> None:
     show.prompt_block(shown.messages)
     show.completion_panes(shown.left, shown.right)
@@ -136,6 +144,7 @@ def _practise(workspace: Workspace, pair_id: int, annotator_id: int, choice: str
 
 def _feedback(judged: Practised, state: Calibration) -> None:
     """What would have been right, and why, above the texts that it is about."""
+    _head(f"Practice {len(state.practised)} of {len(state.practised) + len(state.to_come)}.")
     told = f"**{BETTER[judged.expected]}.**"
     if judged.right:
         st.success(f"{told} That is what you said.", icon=":material/check:")
@@ -158,7 +167,7 @@ def _end(state: Calibration, annotator_id: int) -> None:
     right, all_of_them = state.right, len(state.practised)
     show.empty_state(
         f"{right} of {counted(all_of_them, 'pair')} as expected",
-        "That was practice. From here on nothing is told, and every comparison counts.",
+        "That was practice. From here on answers are not told, and what you say is what the model learns from.",
     )
     st.button("Start comparing", key="start-work", type="primary", on_click=_start_work, args=(annotator_id,))
 

@@ -58,6 +58,7 @@ def compare_by_keyboard(page: Page, keys: str, done: int = 0) -> None:
 def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, demo: str, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     page.goto(demo)
+    page.get_by_role("button", name="I have read this").click()
     expect(page.get_by_role("button", name="Left is better")).to_be_visible(timeout=90_000)
     compare_by_keyboard(page, "lrlrrlrllrlr")
     said = query(folder, "SELECT verdict FROM comparison WHERE superseded_at IS NULL")

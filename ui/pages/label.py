@@ -78,7 +78,7 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
     """How far the round is, and who is comparing."""
     with st.container(key="head"):
         left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
-    with right, st.container(horizontal=True, horizontal_alignment="right"):
+    with right, st.container(horizontal=True, horizontal_alignment="right", wrap=False):
         onboarding.guidelines_control(workspace)
         show.name_control()
     if current is None or current.id is None or state.imported:  # a round on imports asks nobody anything
