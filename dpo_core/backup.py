@@ -1,4 +1,4 @@
-"""A backup: the settings, the database and the snapshots of a workspace, and the checkpoints that it goes on with.
+"""A backup: settings, guidelines, database and snapshots of a workspace, and the checkpoints that it goes on with.
 
 The base model is not in it: it lies outside the workspace. What comes out is a workspace itself: to restore one, unpack
 it and open it. Importable without torch.
@@ -16,6 +16,7 @@ from sqlmodel import Session
 
 from dpo_core.config import FILE_NAME, StoreSettings, render_settings
 from dpo_core.errors import WorkspaceError
+from dpo_core.guidelines import GUIDELINES_FILE
 from dpo_core.loop import round_stories
 from dpo_core.workspace import Workspace
 from store.checkpoints import BASE, full_weights_below, list_checkpoints, serving_checkpoint
@@ -71,6 +72,8 @@ def back_up(workspace: Workspace, target: Path, checkpoints: Sequence[str] = ())
 def _copy(workspace: Workspace, folder: Path, checkpoints: Sequence[str]) -> Path:
     folder.mkdir()
     _copy_settings(workspace, folder)
+    if (workspace.folder / GUIDELINES_FILE).is_file():
+        shutil.copy2(workspace.folder / GUIDELINES_FILE, folder)
     backup_database(workspace.engine, folder / "pairloop.db")
     for name in ("snapshots", *(f"checkpoints/{name}" for name in checkpoints)):
         shutil.copytree(workspace.folder / name, folder / name, ignore=shutil.ignore_patterns(".*"))

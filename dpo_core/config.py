@@ -77,6 +77,29 @@ class LabelSettings(Section):
         return names
 
 
+class QueueSettings(Section):
+    """Who is asked what: pairs for several annotators, and what is mixed in to measure people (never trained on)."""
+
+    overlap: float = Field(
+        1.0, ge=0, le=1, description="Share of pairs that comparisons_per_pair annotators judge; the others: one."
+    )
+    hold_minutes: float = Field(3, gt=0, description="How long a pair waits for whoever has it on screen.")
+    gold: float = Field(0.0, ge=0, le=0.5, description="Share of gold pairs (`pairloop import FILE --gold`) in it.")
+    repeats: float = Field(
+        0.0, ge=0, le=0.5, description="Share of pairs that the same person judged before, sides swapped."
+    )
+    repeat_after: int = Field(20, ge=1, description="Pairs that somebody judges before one of theirs is repeated.")
+    calibration: int = Field(0, ge=0, description="Gold pairs shown to newcomers first, with the answer and its note.")
+    daily_quota: int = Field(0, ge=0, description="Comparisons for one annotator in a day (UTC); 0: any number.")
+
+    @model_validator(mode="after")
+    def most_is_new(self) -> QueueSettings:
+        """Refuse a queue that measures people more often than it asks them anything new."""
+        if self.gold + self.repeats > 0.5:
+            raise ValueError("gold and repeats together are at most 0.5: more than half of what is asked must be new")
+        return self
+
+
 class SamplingSettings(Section):
     """How a checkpoint writes completions."""
 
@@ -223,6 +246,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     round: RoundSettings = RoundSettings()
     label: LabelSettings = LabelSettings()
+    queue: QueueSettings = QueueSettings()
     sampling: SamplingSettings = SamplingSettings()
     training: TrainingSettings = TrainingSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -27,6 +27,7 @@ from dpo_core.errors import RunError
 from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.progress import note_in_log
+from dpo_core.queueing import per_pair
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
 from dpo_core.sweep import read_sweep
 from dpo_core.workspace import Workspace
@@ -194,7 +195,7 @@ def _start_round(session: Session, workspace: Workspace, by: str, comparisons: i
 
 def _pairs_wanted(workspace: Workspace, comparisons: int) -> int:
     settings = workspace.settings.round
-    return max(1, round(comparisons / settings.comparisons_per_pair * (1 + settings.spare_pairs)))
+    return max(1, round(comparisons / per_pair(workspace.settings) * (1 + settings.spare_pairs)))
 
 
 def _queue_sampling(
@@ -217,6 +218,7 @@ def _queue_sampling(
         "prompt_ids": [prompt.id for prompt in prompts],
         "first_position": first,
         "wanted": settings.round.comparisons_per_pair,
+        "overlap": settings.queue.overlap,
         "sampling": settings.sampling.model_dump() | {"seed": settings.sampling.seed + 1000 * current.number + first},
     }
     return queue_run(session=session, kind=RunKind.SAMPLE, settings=details, requested_by=by, round_id=current.id)

@@ -25,6 +25,7 @@ from dpo_core.decoding import Law, Row, continue_prompts
 from dpo_core.errors import RunError
 from dpo_core.policies import context_length, encode_prompt, load_policy, stop_ids
 from dpo_core.progress import RunProgress
+from dpo_core.queueing import comparisons_wanted
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
@@ -300,7 +301,7 @@ def _save_pair(
         completions=saved,
         round_id=run.round_id,
         position=entry.position,
-        wanted=run.settings["wanted"],
+        wanted=comparisons_wanted(run.settings, saved),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from store.errors import StateError, StoreError, UnknownRecordError
-from store.models import Annotator, Comparison, Pair, Role, now
+from store.holds import release_all
+from store.models import Annotator, Comparison, Role, now
 from store.pairs import recount_open_slots
 
 
@@ -64,4 +64,5 @@ def _reopen_pairs(session: Session, annotator: Annotator) -> None:
     )
     for pair_id in session.exec(mine).all():
         recount_open_slots(session=session, pair_id=pair_id)
-    session.execute(update(Pair).where(col(Pair.held_by) == annotator.id).values(held_by=None, held_until=None))
+    assert annotator.id is not None
+    release_all(session=session, annotator_id=annotator.id)

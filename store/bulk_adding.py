@@ -1,8 +1,8 @@
 """Imported prompts and preferences -> the tables, in bulk, with the database locked for as short a time as can be.
 
-    plan_prompts, plan_preferences   what of a file is new: looked up without a lock
-    Plan.stage                       those rows, into temporary tables of one connection: no lock either
-    Plan.write                       from there into the tables, one statement each: within one transaction
+    plan_prompts, plan_preferences, plan_gold   what of a file is new: looked up without a lock
+    Plan.stage                                  those rows, into temporary tables of one connection: no lock either
+    Plan.write                                  from there into the tables, one statement each, in one transaction
 
 A plan stays true until another import ends, since nothing else writes prompts, imported completions or their pairs;
 `importing.py` looks whether one did. Two texts of one prompt are one pair, whichever was chosen: `a` is the one whose
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,10 +25,11 @@ from store.annotators import get_or_add_annotator
 from store.database import chunks
 from store.errors import StateError
 from store.hashing import content_hash, text_hash
+from store.measuring import is_gold
 from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Role, Verdict
 from store.pairs import draw_side_seed
 from store.prompts import Message, is_held_out
-from store.row_shapes import ReadPreference
+from store.row_shapes import ReadGold, ReadPreference
 
 STAGED_AT_ONCE = 5000  # rows between two words about the progress
 Progress = Callable[[str, int, int], None]  # phase ("reading", "preparing", "writing"), done, in all (0: unknown)
@@ -76,7 +78,16 @@ _VOTES = _staging(
     sa.Column("b_hash", sa.String),
     sa.Column("side_seed", sa.BigInteger),
     sa.Column("verdict", sa.String),
+    sa.Column("note", sa.String),
 )
+
+
+class Holds(StrEnum):
+    """What is written of a plan: its prompts alone, somebody's opinions, or gold pairs, which are nobody's opinion."""
+
+    PROMPTS = "prompts"
+    OPINIONS = "opinions"
+    GOLD = "gold"
 
 
 @dataclass
@@ -84,7 +95,7 @@ class Plan:
     """What of a file is new, as rows to stage. `counts` has the names of ImportReport's fields."""
 
     origin: Origin
-    gives_opinions: bool
+    holds: Holds
     prompts: list[Row]
     texts: list[Row] = field(default_factory=list)  # those of new votes; some may be in the database
     votes: list[Row] = field(default_factory=list)
@@ -106,19 +117,24 @@ class Plan:
         done, total = 0, len(self.votes) or len(self.prompts)
         self.origin.report_progress("writing", done, total)
         session.execute(_insert_prompts(self.origin, import_id))
-        if self.gives_opinions:
-            annotator = _source_annotator(session, self.origin)
+        if self.holds != Holds.PROMPTS:
             session.execute(_insert_completions(self.origin))
-            session.execute(_insert_pairs())
-            written = session.connection().execute(_insert_comparisons(annotator)).rowcount
-            assert written == len(self.votes)  # each vote found its pair: the report tells of no other
+            written = session.connection().execute(self._last_statement(session)).rowcount
+            assert written == len(self.votes)  # each vote found its texts: the report tells of no other
         self.origin.report_progress("writing", total, total)
+
+    def _last_statement(self, session: Session) -> sa.Insert:
+        """What the votes become: gold pairs, or comparisons of pairs that are there once this returns."""
+        if self.holds == Holds.GOLD:
+            return _insert_gold_pairs()
+        session.execute(_insert_pairs())
+        return _insert_comparisons(_source_annotator(session, self.origin))
 
 
 def plan_prompts(session: Session, origin: Origin, found: Sequence[list[Message]]) -> Plan:
     """What to write of these prompts."""
     prompts = {content_hash(messages): messages for messages in found}
-    plan = _plan(origin, prompts, _known_prompts(session, prompts), gives_opinions=False)
+    plan = _plan(origin, prompts, _known_prompts(session, prompts), Holds.PROMPTS)
     plan.counts["duplicates"] = len(found) - len(plan.prompts)
     return plan
 
@@ -129,24 +145,36 @@ def plan_preferences(session: Session, origin: Origin, found: Sequence[ReadPrefe
     With `own_opinion` only what this source said before is known, else what anybody said.
     """
     votes = [_vote(preference) for preference in found]
+    said = _said_by(origin.annotator if own_opinion else None)
+    return _plan_votes(session, origin, votes, Holds.OPINIONS, said, counted_as="comparisons_added")
+
+
+def plan_gold(session: Session, origin: Origin, found: Sequence[ReadGold]) -> Plan:
+    """What to write of these gold pairs. Two texts that are a gold pair already are known."""
+    votes = [_vote(gold.preference, gold.note) for gold in found]
+    return _plan_votes(session, origin, votes, Holds.GOLD, _gold_verdicts(), counted_as="gold_added")
+
+
+def _plan_votes(
+    session: Session, origin: Origin, votes: Sequence[_Vote], holds: Holds, said: sa.Select[Any], *, counted_as: str
+) -> Plan:
     prompts = {vote.prompt_hash: vote.preference.messages for vote in votes}
     known = _known_prompts(session, prompts)
-    plan = _plan(origin, prompts, known, gives_opinions=True)
-    said = _known_verdicts(session, known, origin.annotator if own_opinion else None)
-    fresh = _new_votes(plan.counts, said, votes)
+    plan = _plan(origin, prompts, known, holds)
+    fresh = _new_votes(plan.counts, _known_verdicts(session, known, said), votes)
     plan.texts, plan.votes = _text_rows(fresh), [_vote_row(vote) for vote in fresh]
-    plan.counts["comparisons_added"] = len(fresh)
-    plan.counts["joined_turns"] = sum(preference.joined_turns for preference in found)
+    plan.counts[counted_as] = len(fresh)
+    plan.counts["joined_turns"] = sum(vote.preference.joined_turns for vote in votes)
     return plan
 
 
-def _plan(origin: Origin, prompts: dict[str, list[Message]], known: set[str], *, gives_opinions: bool) -> Plan:
+def _plan(origin: Origin, prompts: dict[str, list[Message]], known: set[str], holds: Holds) -> Plan:
     rows: list[Row] = [
         {"content_hash": hashed, "messages": messages, "held_out": is_held_out(hashed, share=origin.held_out_share)}
         for hashed, messages in prompts.items()
         if hashed not in known
     ]
-    plan = Plan(origin, gives_opinions, rows)
+    plan = Plan(origin, holds, rows)
     plan.counts["prompts_added"] = len(rows)
     plan.counts["held_out"] = sum(row["held_out"] for row in rows)
     return plan
@@ -167,6 +195,7 @@ class _Vote:
     prompt_hash: str
     chosen_hash: str
     rejected_hash: str
+    note: str | None
 
     @property
     def key(self) -> PairKey:
@@ -174,9 +203,9 @@ class _Vote:
         return self.prompt_hash, first, second
 
 
-def _vote(preference: ReadPreference) -> _Vote:
+def _vote(preference: ReadPreference, note: str | None = None) -> _Vote:
     hashes = text_hash(preference.chosen), text_hash(preference.rejected)
-    return _Vote(preference, content_hash(preference.messages), *hashes)
+    return _Vote(preference, content_hash(preference.messages), *hashes, note)
 
 
 def _new_votes(counts: Counter[str], said: dict[PairKey, str], votes: Sequence[_Vote]) -> list[_Vote]:
@@ -204,29 +233,46 @@ def _vote_row(vote: _Vote) -> Row:
     prompt_hash, a_hash, b_hash = vote.key
     verdict = Verdict.A if vote.chosen_hash == a_hash else Verdict.B
     seed = draw_side_seed(a_hash, b_hash, None)
-    return {"prompt_hash": prompt_hash, "a_hash": a_hash, "b_hash": b_hash, "side_seed": seed, "verdict": verdict}
+    named = {"prompt_hash": prompt_hash, "a_hash": a_hash, "b_hash": b_hash}
+    return named | {"side_seed": seed, "verdict": verdict, "note": vote.note}
 
 
-def _known_verdicts(session: Session, prompt_hashes: Iterable[str], annotator: str | None) -> dict[PairKey, str]:
-    """What stands on pairs of these prompts, as the chosen text's hash; by anybody not retracted, or by one."""
-    a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
-    query = (
-        sa.select(col(Prompt.content_hash), a.c.text_hash, b.c.text_hash, col(Comparison.verdict))
-        .join(Pair, col(Pair.prompt_id) == col(Prompt.id))
-        .join(Comparison, col(Comparison.pair_id) == col(Pair.id))
-        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .join(a, a.c.id == col(Pair.completion_a_id))
-        .join(b, b.c.id == col(Pair.completion_b_id))
-        .where(col(Comparison.superseded_at).is_(None), col(Comparison.verdict).in_([Verdict.A, Verdict.B]))
-        .where(col(Annotator.retracted_at).is_(None) if annotator is None else col(Annotator.name) == annotator)
-        .order_by(col(Comparison.id).desc())  # so that the first one said is the one that stays in the dictionary
-    )
+def _known_verdicts(session: Session, prompt_hashes: Iterable[str], said: sa.Select[Any]) -> dict[PairKey, str]:
+    """What was `said` about pairs of these prompts, as the chosen text's hash."""
     known: dict[PairKey, str] = {}
     for chunk in chunks(sorted(prompt_hashes)):
-        for asked, hash_a, hash_b, verdict in session.execute(query.where(col(Prompt.content_hash).in_(chunk))):
+        for asked, hash_a, hash_b, verdict in session.execute(said.where(col(Prompt.content_hash).in_(chunk))):
             first, second = sorted((hash_a, hash_b))
             known[asked, first, second] = hash_a if verdict == Verdict.A else hash_b
     return known
+
+
+def _said_by(annotator: str | None) -> sa.Select[Any]:
+    """What stands on pairs that are trained on; by anybody not retracted, or by one."""
+    return (
+        _sides(col(Comparison.verdict))
+        .join(Comparison, col(Comparison.pair_id) == col(Pair.id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(col(Comparison.superseded_at).is_(None), col(Comparison.verdict).in_([Verdict.A, Verdict.B]))
+        .where(col(Pair.purpose) == Purpose.TRAIN)
+        .where(col(Annotator.retracted_at).is_(None) if annotator is None else col(Annotator.name) == annotator)
+        .order_by(col(Comparison.id).desc())  # so that the first one said is the one that stays in the dictionary
+    )
+
+
+def _gold_verdicts() -> sa.Select[Any]:
+    return _sides(col(Pair.gold_verdict)).where(*is_gold())
+
+
+def _sides(verdict: Any) -> sa.Select[Any]:
+    """Prompt hash, the hashes of `a` and `b`, and this verdict, of pairs."""
+    a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
+    return (
+        sa.select(col(Prompt.content_hash), a.c.text_hash, b.c.text_hash, verdict)
+        .join(Pair, col(Pair.prompt_id) == col(Prompt.id))
+        .join(a, a.c.id == col(Pair.completion_a_id))
+        .join(b, b.c.id == col(Pair.completion_b_id))
+    )
 
 
 def _source_annotator(session: Session, origin: Origin) -> int:
@@ -284,6 +330,13 @@ def _insert_pairs() -> sa.Insert:
     rows = votes.add_columns(a.id, b.id).where(~known)
     names = ["prompt_id", "side_seed", "wanted", "open_slots", "completion_a_id", "completion_b_id"]
     return sa.insert(Pair).from_select(names, rows)
+
+
+def _insert_gold_pairs() -> sa.Insert:
+    known = sa.literal(Purpose.GOLD.value), sa.literal(0), sa.literal(0)  # any number of people may judge one, or none
+    votes, a, b = _staged_votes(col(Prompt.id), _VOTES.c.side_seed, _VOTES.c.verdict, _VOTES.c.note, *known)
+    names = ["prompt_id", "side_seed", "gold_verdict", "note", "purpose", "wanted", "open_slots"]
+    return sa.insert(Pair).from_select([*names, "completion_a_id", "completion_b_id"], votes.add_columns(a.id, b.id))
 
 
 def _is_pair(a: Any, b: Any) -> tuple[Any, ...]:

@@ -10,8 +10,13 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError, StoreError
-from store.models import Annotator, Comparison, Pair, Prompt, Purpose, Verdict, now
-from store.pairs import hold_pair, left_side, lock_pair, recount_open_slots, release_hold
+from store.guidelines import guidelines_id_in_force
+from store.holds import release_hold, take_hold
+from store.measuring import is_gold, opened_at
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Prompt, Purpose, Verdict, now
+from store.pairs import left_side, lock_pair, recount_open_slots
+
+UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
 
 
 class Choice(StrEnum):
@@ -71,6 +76,7 @@ def record_comparison(
         flags={_completion(on, side): found for on, found in remarks.flags.items() if found},
         seconds=seconds,
         left_side=side,
+        guidelines_id=guidelines_id_in_force(session=session),
     )
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
     if standing is not None:
@@ -122,19 +128,22 @@ def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> 
 
 
 def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) -> int | None:
-    """Which verdict an undo would take back: this annotator's latest standing one in the round, if any."""
-    # Asked of the round's pairs, as in count_annotator.
-    standing = (
-        select(Comparison.id)
-        .where(
-            Comparison.pair_id == Pair.id,
-            Comparison.annotator_id == annotator_id,
-            col(Comparison.superseded_at).is_(None),
-        )
-        .scalar_subquery()
+    """Which verdict an undo would take back: this annotator's latest standing one in the round, if any.
+
+    One on a gold pair, which is of no round, is if it was given since the round opened.
+    """
+    # Their latest few, so that what it costs does not grow with what they said before.
+    latest = (
+        select(Comparison.id, Comparison.pair_id, Comparison.created_at)
+        .where(Comparison.annotator_id == annotator_id, col(Comparison.superseded_at).is_(None))
+        .order_by(col(Comparison.id).desc())
+        .limit(UNDO_WINDOW)
+        .subquery()
     )
+    in_round = (col(Pair.round_id) == round_id) & col(Pair.purpose).in_((*COUNTED, *MEASURING))
+    gold = (col(Pair.purpose) == Purpose.GOLD) & (latest.c.created_at >= opened_at(round_id))
     found: int | None = session.exec(
-        select(func.max(standing)).where(Pair.round_id == round_id, Pair.purpose != Purpose.REWRITE)
+        select(func.max(latest.c.id)).join(Pair, col(Pair.id) == latest.c.pair_id).where(in_round | gold)
     ).one()
     return found
 
@@ -157,19 +166,22 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
     session.add(undone)
     session.flush()
     recount_open_slots(session=session, pair_id=undone.pair_id)
-    hold_pair(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
+    take_hold(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
     return undone
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
-    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`, none of them retracted."""
+    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`, none of them retracted.
+
+    Those on gold pairs, repeats and rewrites are not among them: no round asks for these.
+    """
     rows = session.exec(
         select(Comparison.verdict, func.count())
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
             Pair.round_id == round_id,
-            Pair.purpose == Purpose.TRAIN,
+            col(Pair.purpose).in_(COUNTED),
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
@@ -181,7 +193,11 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
 
 
 def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> int:
-    """How many verdicts this annotator has standing in the round, skips left out."""
+    """How many verdicts this annotator has standing in the round, skips left out.
+
+    Gold pairs and repeats that they judged meanwhile are among them: it is their work, and a count that stands still
+    would tell which pairs those are.
+    """
     # Asked of the round's pairs, not of the annotator's comparisons: of those there may be any number by now.
     answered = select(Comparison.id).where(
         Comparison.pair_id == Pair.id,
@@ -189,11 +205,11 @@ def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> in
         Comparison.verdict != Verdict.SKIP,
         col(Comparison.superseded_at).is_(None),
     )
-    return session.exec(
-        select(func.count())
-        .select_from(Pair)
-        .where(Pair.round_id == round_id, Pair.purpose == Purpose.TRAIN, answered.exists())
-    ).one()
+    asked = (*COUNTED, *MEASURING)
+    in_round = select(func.count()).select_from(Pair).where(Pair.round_id == round_id, col(Pair.purpose).in_(asked))
+    gold = select(func.count()).select_from(Pair).where(*is_gold())
+    since = answered.where(Comparison.created_at >= opened_at(round_id))
+    return session.exec(in_round.where(answered.exists())).one() + session.exec(gold.where(since.exists())).one()
 
 
 def comparisons_since(
@@ -223,8 +239,8 @@ def comparisons_since(
         .where(
             Comparison.annotator_id == annotator_id,
             col(Comparison.superseded_at).is_(None),
-            Pair.round_id == round_id,
-            Pair.purpose != Purpose.REWRITE,
+            (Pair.round_id == round_id) | (Pair.purpose == Purpose.GOLD),
+            col(Pair.purpose).in_((*COUNTED, *MEASURING)),
         )
         .order_by(first.c.first)
     )
@@ -267,10 +283,13 @@ def recent_comparisons(*, session: Session, limit: int) -> list[Labelled]:
 
 
 def count_comparisons(*, session: Session) -> dict[str, int]:
-    """Standing comparisons of all rounds and imports: `{"comparisons": n, "annotators": m}`."""
+    """Standing comparisons of all rounds and imports: `{"comparisons": n, "annotators": m}`.
+
+    Those on gold pairs, repeats and rewrites are not among them.
+    """
     comparisons, annotators = session.exec(
-        select(func.count(), func.count(func.distinct(Comparison.annotator_id))).where(
-            col(Comparison.superseded_at).is_(None)
-        )
+        select(func.count(), func.count(func.distinct(Comparison.annotator_id)))
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(col(Comparison.superseded_at).is_(None), col(Pair.purpose).in_(COUNTED))
     ).one()
     return {"comparisons": comparisons, "annotators": annotators}

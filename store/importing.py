@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlmodel import Session, func, select
 
-from store.bulk_adding import Origin, Plan, Progress, plan_preferences, plan_prompts
+from store.bulk_adding import Origin, Plan, Progress, plan_gold, plan_preferences, plan_prompts
 from store.database import reading, writing_staged
 from store.errors import ColumnsError, ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
-from store.row_shapes import Unusable, looks_like_preferences, read_preference, read_prompt
+from store.row_shapes import Unusable, looks_like_preferences, read_gold, read_preference, read_prompt
 from store.wording import counted
 
 SHOWN_PROBLEMS = 5
@@ -38,6 +38,7 @@ class Kind(StrEnum):
 
     PROMPTS = "prompts"
     PREFERENCES = "preferences"
+    GOLD = "gold"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ImportReport:
     prompts_added: int = 0
     held_out: int = 0  # of the prompts added
     comparisons_added: int = 0
+    gold_added: int = 0
     duplicates: int = 0
     contradictions: int = 0  # the same two completions, the other way round: the first one stands
     joined_turns: int = 0  # transcripts in which consecutive turns of one speaker were joined
@@ -66,6 +68,8 @@ class ImportReport:
         added = f"{counted(self.prompts_added, 'new prompt')} ({self.held_out} held out)"
         if self.kind == Kind.PREFERENCES:
             added = f"{counted(self.comparisons_added, 'comparison')} and {added}"
+        elif self.kind == Kind.GOLD:
+            added = counted(self.gold_added, "gold pair")
         apart = {"known already": self.duplicates, "contradicting an earlier row": self.contradictions} | self.skipped
         left_out = ", ".join(f"{reason} ({count})" for reason, count in apart.items() if count)
         joined = f" In {counted(self.joined_turns, 'row')}, consecutive turns of one speaker were joined." * bool(
@@ -85,9 +89,10 @@ def import_file(
 ) -> ImportReport:
     """Add what is new of a file: prompts or preferences, as `kind` says or else the columns of its first row.
 
-    Otherwise as `import_prompts` and `import_preferences`, and with their errors.
+    Otherwise as `import_prompts`, `import_preferences` and `import_gold`, and with their errors.
     """
-    bring_in = import_prompts if (kind or _kind_of(path)) == Kind.PROMPTS else import_preferences
+    ways = {Kind.PROMPTS: import_prompts, Kind.PREFERENCES: import_preferences, Kind.GOLD: import_gold}
+    bring_in = ways[kind or _kind_of(path)]
     return bring_in(engine=engine, path=path, held_out_share=held_out_share, source=source, on_progress=on_progress)
 
 
@@ -139,6 +144,28 @@ def import_preferences(
     work.shapes = {preference.shape for preference in found}
     own = source is not None
     return work.write(lambda session: plan_preferences(session, work.origin, found, own_opinion=own))
+
+
+def import_gold(
+    *,
+    engine: sa.Engine,
+    path: Path,
+    held_out_share: float,
+    source: str | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Add a file's preferences as gold pairs, those that are new: nobody's opinion, but what is known to be right.
+
+    They measure annotators, or show newcomers what is wanted, with the row's `note`; nothing is trained on them, and
+    their prompts are asked of no model. Raises ImportFileError, with nothing imported, if any line is not a preference.
+    """
+    work = _start(Kind.GOLD, engine, path, held_out_share, source, on_progress)
+    before = work.seen_before()
+    if before is not None:
+        return before
+    found = work.read(read_gold)
+    work.shapes = {gold.preference.shape for gold in found}
+    return work.write(lambda session: plan_gold(session, work.origin, found))
 
 
 def _start(

@@ -4,6 +4,7 @@ References go one way, so that rows can be written in order and the schema has n
 
     Prompt <- Completion <- Pair <- Comparison -> Annotator
     Snapshot <- Checkpoint <- Round <- Run;  Completion, Pair and PairReward point at those.
+    Pair, Annotator <- Hold;  Guidelines <- Comparison;  Annotator <- GuidelinesRead.
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
 comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
@@ -73,6 +74,8 @@ class Purpose(StrEnum):
 
 
 TRAINED_ON = (Purpose.TRAIN, Purpose.REWRITE)
+COUNTED = (Purpose.TRAIN, Purpose.DUEL)  # what a round asks for; all else is asked beside it
+MEASURING = (Purpose.GOLD, Purpose.REPEAT)  # mixed in with those, and told from them by nobody who compares
 
 
 class RoundStatus(StrEnum):
@@ -197,7 +200,10 @@ class Checkpoint(SQLModel, table=True):
 
 
 class Round(SQLModel, table=True):
-    """Sample pairs, compare, snapshot, train, evaluate, decide. `target` counts comparisons."""
+    """Sample pairs, compare, snapshot, train, evaluate, decide. `target` counts comparisons.
+
+    While it is paused (since `paused_at`) nobody is served a pair of it; what is on somebody's screen may be answered.
+    """
 
     __table_args__ = (
         _one_of("status", RoundStatus),
@@ -213,6 +219,7 @@ class Round(SQLModel, table=True):
     decision: str | None = None
     decided_by: str | None = None
     decided_at: datetime | None = _maybe_moment()
+    paused_at: datetime | None = _maybe_moment()
     created_at: datetime = _moment()
 
 
@@ -278,11 +285,13 @@ class Pair(SQLModel, table=True):
     """Two completions of one prompt, to be compared.
 
     `open_slots` is how many more comparisons the pair wants; it is recounted whenever one is written, in the same
-    transaction, and keeps the queue's index as small as the work that is left. `held_by` / `held_until` keep two
-    annotators from being shown the same pair at once; a hold that has run out holds nothing.
+    transaction, and keeps the queue's index as small as the work that is left. `Hold` rows keep more annotators than
+    that from being shown it at once.
 
-    `gold_verdict`: the known answer of a `gold` or `calibration` pair, with `note` saying why. A `repeat` asks
-    `asked_of` alone a second time about the pair that it `repeats`, with the completions the other way round.
+    `gold_verdict`: the known answer of a `gold` or `calibration` pair, with `note` saying why. These belong to no round
+    and want no number of answers: each annotator judges each once at most. A `calibration` pair `repeats` the gold pair
+    that it was made of. A `repeat` asks `asked_of` alone, in the same round, a second time about the pair that it
+    `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -299,8 +308,6 @@ class Pair(SQLModel, table=True):
     note: str | None = None
     repeats: int | None = Field(default=None, foreign_key="pair.id")
     asked_of: int | None = Field(default=None, foreign_key="annotator.id")
-    held_by: int | None = Field(default=None, foreign_key="annotator.id")
-    held_until: datetime | None = _maybe_moment()
     created_at: datetime = _moment()
     __table_args__ = (
         _one_of("purpose", Purpose),
@@ -317,13 +324,52 @@ class Pair(SQLModel, table=True):
             postgresql_where=sa.text("open_slots > 0"),
         ),
         sa.Index(
-            "pair_held",
-            "held_by",
-            "round_id",
-            sqlite_where=sa.text("held_by IS NOT NULL"),
-            postgresql_where=sa.text("held_by IS NOT NULL"),
+            "pair_gold",
+            "purpose",
+            "id",
+            sqlite_where=sa.text("gold_verdict IS NOT NULL"),
+            postgresql_where=sa.text("gold_verdict IS NOT NULL"),
         ),
     )
+
+
+class Hold(SQLModel, table=True):
+    """A pair on somebody's screen. One that has run out keeps nobody else out, and is still its annotator's first."""
+
+    pair_id: int = Field(primary_key=True, foreign_key="pair.id")
+    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id", index=True)
+    until: datetime = Field(sa_type=UtcDateTime, nullable=False)
+
+
+class QueueMark(SQLModel, table=True):
+    """How far somebody is in a round's queue: what is before it they answered, or others had it on their screens.
+
+    The queue is searched from here on, and from its start once nothing is found: whoever is far ahead of the others is
+    served as quickly as they.
+    """
+
+    __tablename__ = "queue_mark"
+    round_id: int = Field(primary_key=True, foreign_key="round.id")
+    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
+    position: int
+
+
+class Guidelines(SQLModel, table=True):
+    """What annotators are told to go by. The newest row is in force; a text that comes back is a row of its own."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    hash: str = Field(max_length=64, index=True)
+    text: str
+    created_at: datetime = _moment()
+
+
+class GuidelinesRead(SQLModel, table=True):
+    """Somebody has said that they read the guidelines of this hash."""
+
+    __tablename__ = "guidelines_read"
+    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
+    hash: str = Field(primary_key=True, max_length=64)
+    created_at: datetime = _moment()
 
 
 class Comparison(SQLModel, table=True):
@@ -331,7 +377,7 @@ class Comparison(SQLModel, table=True):
 
     `strength`: 1 slightly, 2 clearly, 3 much better. `criteria`: for each criterion "a", "b" or "tie". `flags`: what is
     wrong with "a" and with "b". `seconds`: how long the pair was looked at. A verdict that `adjudicates` decides for
-    its pair, whatever the others said.
+    its pair, whatever the others said. `guidelines_id`: the guidelines in force at that moment.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -346,6 +392,7 @@ class Comparison(SQLModel, table=True):
     adjudicates: bool = False
     seconds: float | None = None
     left_side: str | None = None
+    guidelines_id: int | None = Field(default=None, foreign_key="guidelines.id")
     created_at: datetime = _moment()
     superseded_at: datetime | None = _maybe_moment()
     __table_args__ = (

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import case, func, literal_column, update
+import sqlalchemy as sa
+from sqlalchemy import case, func, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Verdict, now
+from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
+from store.measuring import due_pair
+from store.models import (
+    COUNTED,
+    Annotator,
+    Comparison,
+    Completion,
+    Pair,
+    Prompt,
+    Purpose,
+    QueueMark,
+    Round,
+    Verdict,
+    now,
+)
 from store.prompts import Message
+from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
 
-HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to
+MARK_EVERY = 64  # pairs that an annotator is on, before it is noted how far they are in the queue
 
 
 @dataclass(frozen=True)
@@ -116,50 +132,90 @@ def add_pair(
     return pair
 
 
-def next_pair(*, session: Session, round_id: int, annotator_id: int) -> ShownPair | None:
-    """The next pair of the round for this annotator, held for them; None when there is nothing left for them now.
+def next_pair(
+    *, session: Session, round_id: int, annotator_id: int, rules: QueueRules = PLAIN_RULES
+) -> ShownPair | None:
+    """The next pair of the round for this annotator, held for them; None when there is nothing for them now.
 
-    The pair they hold already comes first (a reload, a second tab or an undo shows it again), then the queue's order.
-    One statement on two partial indexes: its cost follows the work that is left, not the comparisons made.
+    The pair they hold already comes first (a reload, a second tab or an undo shows it again), then a gold pair or a
+    repeat where the rules have one due, then the queue's order. None as well while the round is paused, and for
+    somebody who has made their comparisons for today.
     """
-    moment = now()
-    wants = col(Pair.open_slots) > literal_column("0")  # spelled as the partial index is, or PostgreSQL passes it over
-    answered = select(Comparison.id).where(
-        Comparison.pair_id == Pair.id,
-        Comparison.annotator_id == annotator_id,
-        col(Comparison.superseded_at).is_(None),
+    if session.exec(select(Round.paused_at).where(Round.id == round_id)).first() is not None:
+        return None
+    while True:
+        pair_id = held_pair(session=session, round_id=round_id, annotator_id=annotator_id)
+        if pair_id is None:
+            pair_id = _fresh_pair(session, round_id, annotator_id, rules)
+        if pair_id is None:
+            return None
+        if take_hold(session=session, pair_id=pair_id, annotator_id=annotator_id, hold=rules.hold):
+            shown = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
+            return replace(shown, round_id=round_id)  # a gold pair is of no round, which must not show
+
+
+def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: QueueRules) -> int | None:
+    if is_done_for_today(session=session, annotator_id=annotator_id, rules=rules):
+        return None
+    due = due_pair(session=session, round_id=round_id, annotator_id=annotator_id, rules=rules)
+    return _first_wanting(session, round_id, annotator_id) if due is None else due
+
+
+def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | None:
+    """The queue's first pair that this annotator can answer, looked for from their mark on, then from the start."""
+    mark = session.get(QueueMark, (round_id, annotator_id))
+    found = _search(session, round_id, annotator_id, mark.position if mark else _START)
+    if found is None and mark is not None:
+        session.delete(mark)
+        found = _search(session, round_id, annotator_id, _START)
+    elif found is not None and found[1] >= (mark.position if mark else 0) + MARK_EVERY:
+        mark = mark or QueueMark(round_id=round_id, annotator_id=annotator_id, position=0)
+        mark.position = found[1]
+        session.add(mark)
+    return None if found is None else found[0]
+
+
+# The first pair, and its position, from `since` on; by partial indexes. What it costs follows the pairs before that one
+# which others are still to answer, not the comparisons made. (Written out once: next_pair is on everybody's way.)
+_WANTING = (
+    sa.select(col(Pair.id), col(Pair.position))
+    .where(
+        col(Pair.round_id) == sa.bindparam("round_id"),
+        col(Pair.open_slots) > sa.literal_column("0"),  # spelled as the index is, or PostgreSQL passes it over
+        col(Pair.position) >= sa.bindparam("since"),
+        ~answered_by(ANNOTATOR),
+        has_room_for(ANNOTATOR, MOMENT),
     )
-    # The lock is for PostgreSQL, where two annotators' statements run side by side; SQLite has one writer at a time.
-    wanting = (
-        select(Pair.id)
-        .where(Pair.round_id == round_id, wants, ~answered.exists())
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    mine = wanting.where(col(Pair.held_by) == annotator_id).order_by(col(Pair.held_until).desc())
-    free = wanting.where(col(Pair.held_by).is_(None) | (col(Pair.held_until) < moment)).order_by(
-        col(Pair.position), col(Pair.id)
-    )
-    row = session.execute(
-        update(Pair)
-        .where(col(Pair.id) == func.coalesce(mine.scalar_subquery(), free.scalar_subquery()))
-        .values(held_by=annotator_id, held_until=moment + HOLD)
-        .returning(col(Pair.id))
-        .execution_options(synchronize_session=False)
-    ).first()
-    return None if row is None else shown_pair(session=session, pair_id=row[0], annotator_id=annotator_id)
+    .order_by(col(Pair.position), col(Pair.id))
+    .limit(1)
+    .with_for_update(skip_locked=True)  # for PostgreSQL, where two annotators' statements run side by side
+)
+_START = -(2**31)
+_A, _B = aliased(Completion), aliased(Completion)
+_SHOWN = (
+    sa.select(col(Pair.side_seed), col(Pair.round_id), col(Prompt.messages), col(_A.text), col(_B.text))
+    .join(Prompt, col(Prompt.id) == col(Pair.prompt_id))
+    .join(_A, col(_A.id) == col(Pair.completion_a_id))
+    .join(_B, col(_B.id) == col(Pair.completion_b_id))
+    .where(col(Pair.id) == sa.bindparam("pair_id"))
+)
+
+
+def _search(session: Session, round_id: int, annotator_id: int, since: int) -> tuple[int, int] | None:
+    given = {"round_id": round_id, "annotator_id": annotator_id, "since": since, "moment": now()}
+    row = session.execute(_WANTING, given).first()
+    return None if row is None else (row[0], row[1])
 
 
 def shown_pair(*, session: Session, pair_id: int, annotator_id: int) -> ShownPair:
     """The pair as this annotator sees it. Raises UnknownRecordError."""
-    pair, prompt = get_pair(session=session, pair_id=pair_id)
-    side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
-    texts = {
-        "a": session.get_one(Completion, pair.completion_a_id).text,
-        "b": session.get_one(Completion, pair.completion_b_id).text,
-    }
-    other = "b" if side == "a" else "a"
-    return ShownPair(pair_id, prompt.messages, texts[side], texts[other], side, pair.round_id)
+    row = session.execute(_SHOWN, {"pair_id": pair_id}).first()
+    if row is None:
+        raise UnknownRecordError(f"There is no pair {pair_id}.")
+    side_seed, round_id, messages, *both = row
+    side = left_side(side_seed=side_seed, annotator_id=annotator_id)
+    left, right = both if side == "a" else reversed(both)
+    return ShownPair(pair_id, messages, left, right, side, round_id)
 
 
 def get_pair(*, session: Session, pair_id: int) -> tuple[Pair, Prompt]:
@@ -179,30 +235,6 @@ def lock_pair(*, session: Session, pair_id: int) -> Pair:
     if pair is None:
         raise UnknownRecordError(f"There is no pair {pair_id}.")
     return pair
-
-
-def hold_pair(*, session: Session, pair_id: int, annotator_id: int) -> None:
-    """Keep a pair for this annotator, unless it is being shown to somebody else."""
-    moment = now()
-    session.execute(
-        update(Pair)
-        .where(
-            col(Pair.id) == pair_id,
-            col(Pair.held_by).is_(None) | (col(Pair.held_by) == annotator_id) | (col(Pair.held_until) < moment),
-        )
-        .values(held_by=annotator_id, held_until=moment + HOLD)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def release_hold(*, session: Session, pair_id: int, annotator_id: int) -> None:
-    """Let others have this pair, if it was this annotator who held it."""
-    session.execute(
-        update(Pair)
-        .where(col(Pair.id) == pair_id, col(Pair.held_by) == annotator_id)
-        .values(held_by=None, held_until=None)
-        .execution_options(synchronize_session=False)
-    )
 
 
 def recount_open_slots(*, session: Session, pair_id: int) -> None:
@@ -233,10 +265,12 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
     """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
 
-    `round_id` None: those that were imported.
+    `round_id` None: those that were imported. Gold pairs, repeats and rewrites are not among them.
     """
     pairs, open_pairs = session.exec(
-        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(Pair.round_id == round_id)
+        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(
+            Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+        )
     ).one()
     return {"pairs": pairs, "open": open_pairs}
 
@@ -246,4 +280,5 @@ def count_naming_makers(*, session: Session, round_id: int) -> int:
     naming = select(col(Completion.id)).where(
         col(Completion.id).in_([col(Pair.completion_a_id), col(Pair.completion_b_id)]), col(Completion.names_maker)
     )
-    return session.exec(select(func.count()).where(Pair.round_id == round_id, naming.exists())).one()
+    asked = Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+    return session.exec(select(func.count()).where(*asked, naming.exists())).one()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, select
@@ -10,7 +11,7 @@ from sqlmodel import Session, col, select
 from store.database import chunks
 from store.errors import StoreError
 from store.hashing import fraction, text_hash
-from store.models import Pair, Prompt
+from store.models import COUNTED, Pair, Prompt
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant")
@@ -36,10 +37,16 @@ def is_held_out(hashed: str, *, share: float) -> bool:
 
 
 def count_prompts(*, session: Session) -> dict[str, int]:
-    """How many prompts there are: `{"train": n, "held_out": m}`."""
-    rows = session.exec(select(Prompt.held_out, func.count()).group_by(col(Prompt.held_out))).all()
+    """How many prompts there are to ask: `{"train": n, "held_out": m}`."""
+    rows = session.exec(select(Prompt.held_out, func.count()).where(_is_asked()).group_by(col(Prompt.held_out))).all()
     counts = {bool(held_out): count for held_out, count in rows}
     return {"train": counts.get(False, 0), "held_out": counts.get(True, 0)}
+
+
+def _is_asked() -> Any:
+    """Whether a model is asked the prompt: not those of gold pairs, which are kept for measuring."""
+    gold = select(Pair.prompt_id).where(col(Pair.gold_verdict).is_not(None))
+    return col(Prompt.id).not_in(gold)
 
 
 def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed: int) -> list[Prompt]:
@@ -50,12 +57,14 @@ def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed:
     """
     asked = (
         select(Pair.prompt_id, func.count().label("times"))
-        .where(col(Pair.round_id).is_not(None))
+        .where(col(Pair.round_id).is_not(None), col(Pair.purpose).in_(COUNTED))
         .group_by(col(Pair.prompt_id))
         .subquery()
     )
     rows = session.exec(
-        select(Prompt, func.coalesce(asked.c.times, 0)).outerjoin(asked, asked.c.prompt_id == Prompt.id)
+        select(Prompt, func.coalesce(asked.c.times, 0))
+        .outerjoin(asked, asked.c.prompt_id == Prompt.id)
+        .where(_is_asked())
     ).all()
     ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"{seed}:{row[0].content_hash}")))
     held_out = [prompt for prompt, _ in ranked if prompt.held_out]

@@ -49,6 +49,28 @@ def set_round_status(*, session: Session, round_id: int, status: RoundStatus) ->
     return found
 
 
+def pause_round(*, session: Session, round_id: int) -> Round:
+    """Serve nobody a pair of this round until it is resumed. Raises StateError for one that is paused or done."""
+    found = session.get_one(Round, round_id)
+    if found.status == RoundStatus.DONE:
+        raise StateError(f"Round {found.number} is done; there is nothing to pause.")
+    if found.paused_at is not None:
+        raise StateError(f"Round {found.number} is paused already, since {found.paused_at:%Y-%m-%d %H:%M} UTC.")
+    found.paused_at = now()
+    session.add(found)
+    return found
+
+
+def resume_round(*, session: Session, round_id: int) -> Round:
+    """Serve this round's pairs again. Raises StateError for one that is not paused."""
+    found = session.get_one(Round, round_id)
+    if found.paused_at is None:
+        raise StateError(f"Round {found.number} is not paused.")
+    found.paused_at = None
+    session.add(found)
+    return found
+
+
 def decide_round(*, session: Session, round_id: int, decision: Decision, by: str) -> Round:
     """Close a round with what becomes of its checkpoint. Raises StateError unless there is one to decide about."""
     found = session.get_one(Round, round_id, with_for_update=True)

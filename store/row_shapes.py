@@ -3,6 +3,7 @@ r"""Rows of outside files -> prompts and preferences: what each public shape mea
 Prompts: `messages`; `prompt` (text or messages); `instruction` with or without `input`; `text` alone.
 Preferences: `prompt` / `chosen` / `rejected` as TRL has them, text or messages; `chosen` / `rejected` alone, where the
 prompt is what both begin with; HH-RLHF as published ("\n\nHuman: ... \n\nAssistant: ..." transcripts).
+Gold pairs: preferences, with or without a `note` (or `explanation`).
 
 A row that is malformed raises StoreError. A row that is well formed but says nothing to train on is `Unusable`.
 Texts lose the white space around them, which is the format's; completions given as messages are kept to the letter.
@@ -21,6 +22,7 @@ from store.prompts import ROLES, Message, check_messages
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+NOTE_COLUMNS = ("note", "explanation")
 PREFERENCE_COLUMNS = ("prompt", "chosen", "rejected")
 PROMPT_COLUMNS = ("messages", "prompt", "instruction", "input", "text")
 
@@ -41,6 +43,14 @@ class Unusable:
     """A row that is well formed, but nothing can be learned from; `reason` in a few words, to be counted."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class ReadGold:
+    """A preference that is known to be right, and why, if the row says so."""
+
+    preference: ReadPreference
+    note: str | None
 
 
 EMPTY_PROMPT = Unusable("empty prompt")
@@ -101,6 +111,15 @@ def read_preference(values: dict[str, Any]) -> ReadPreference | Unusable:
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _from_messages(prompt, _messages(chosen, "`chosen`"), _messages(rejected, "`rejected`"))
     raise StoreError("`chosen` and `rejected` must both be text, or both be lists of messages")
+
+
+def read_gold(values: dict[str, Any]) -> ReadGold | Unusable:
+    """The preference a row holds, with its `note` or `explanation`. Raises StoreError if it holds none."""
+    notes = [values[name] for name in NOTE_COLUMNS if values.get(name)]
+    if any(not isinstance(note, str) for note in notes):
+        raise StoreError("`note` must be text: what an annotator is told about this pair")
+    read = read_preference({name: value for name, value in values.items() if name not in NOTE_COLUMNS})
+    return read if isinstance(read, Unusable) else ReadGold(read, notes[0].strip() or None if notes else None)
 
 
 def _found(values: dict[str, Any], wanted: Sequence[str]) -> str:

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "status": ("The loop", "workspace", "status", "Where the loop stands and which command is next."),
     "sample": ("The loop", "runs", "sample", "Start a round, or add pairs to the open one."),
     "train": ("The loop", "runs", "train", "Train the next checkpoint on the comparisons."),
+    "queue": ("The loop", "queueing", "queue", "What is asked next; pause, put prompts first, ask again."),
     "evaluate": ("The loop", "runs", "evaluate", "Judge a checkpoint on held-out comparisons."),
     "rounds": ("The loop", "rounds", "rounds", "What happened in each round; promote or keep."),
     "runs": ("The loop", "runs", "runs", "Background runs: list, show, follow, log, cancel, retry."),

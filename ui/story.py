@@ -46,9 +46,16 @@ def stage_of(state: LoopState) -> int:
     return _STAGE[state.step]
 
 
-def waiting_words(state: LoopState) -> Words:
+def waiting_words(state: LoopState, *, done_for_today: bool = False) -> Words:
     """Why there is nothing to compare. Never says which checkpoint writes what."""
     number = state.round.number if state.round is not None else 0
+    if state.step in (Step.COMPARE, Step.WAIT_FOR_PAIRS) and paused(state):
+        return Words(
+            f"Round {number} is paused",
+            "Nobody is shown a pair until it is resumed. What was compared is kept, and this page goes on by itself.",
+        )
+    if state.step == Step.COMPARE and done_for_today:
+        return Words("That is all for today", "You have made your comparisons for today. Thank you; more tomorrow.")
     simple = {
         Step.IMPORT_PROMPTS: Words(
             "No prompts yet",
@@ -82,6 +89,11 @@ def waiting_words(state: LoopState) -> Words:
         Step.DECIDE: Words(f"Round {number} is trained", "Next: decide which checkpoint goes on.", "Decide", LOOP_PAGE),
     }
     return simple.get(state.step) or _no_pair_left(state)
+
+
+def paused(state: LoopState) -> bool:
+    """Whether nobody is shown a pair for the time being."""
+    return state.round is not None and state.round.paused_at is not None
 
 
 def _what_is_there(state: LoopState) -> str:
@@ -127,7 +139,7 @@ def headline(state: LoopState) -> Words:
         Step.COMPARE: (
             f"Round {number}: {done} of {target} comparisons",
             f"{counted(pairs, 'pair')} written by {name}, {state.pairs.get('open', 0)} of them still to compare."
-            f"{_naming_words(state.naming_makers)}",
+            f"{_naming_words(state.naming_makers)}{' It is paused: nobody is shown a pair.' * paused(state)}",
         ),
         Step.TRAIN: (
             f"Round {number} is ready to train",

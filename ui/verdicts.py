@@ -8,6 +8,7 @@ from statistics import median
 
 import streamlit as st
 
+from dpo_core.config import LabelSettings
 from dpo_core.workspace import Workspace
 from store.comparisons import (
     Choice,
@@ -19,6 +20,7 @@ from store.comparisons import (
     undo_comparison,
 )
 from store.database import reading, writing
+from store.holds import require_room
 from store.models import Comparison
 from store.rewrites import record_rewrite, withdraw_rewrites
 from store.wording import counted
@@ -57,6 +59,11 @@ GRADED = (
 )
 
 
+def answers(asked: LabelSettings) -> tuple[Answer, ...]:
+    """The verdicts for sides and the tie, with strengths or without."""
+    return GRADED if asked.strengths else PLAIN
+
+
 def verdict_words(said: Comparison) -> str:
     """A verdict as its button says it."""
     choice = sided(said)
@@ -91,6 +98,8 @@ def _write(
         return
     again = looked_at() == pair_id
     with writing(workspace.engine) as session:
+        if not again:
+            require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
         record_comparison(
             session=session,
             pair_id=pair_id,

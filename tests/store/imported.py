@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, select
 
 from store.database import reading
-from store.importing import ImportReport, import_preferences, import_prompts
+from store.importing import ImportReport, import_gold, import_preferences, import_prompts
 from store.models import Annotator, Comparison, Completion, ImportRecord, Pair, Prompt
 
 TABLES = (Prompt, Completion, Pair, Comparison, ImportRecord, Annotator)
@@ -24,6 +24,10 @@ def prompts_from(engine, path: Path, **options) -> ImportReport:
 
 def preferences_from(engine, path: Path, **options) -> ImportReport:
     return import_preferences(engine=engine, path=path, held_out_share=0.2, **options)
+
+
+def gold_from(engine, path: Path, **options) -> ImportReport:
+    return import_gold(engine=engine, path=path, held_out_share=0.2, **options)
 
 
 def row_counts(engine: sa.Engine) -> dict[str, int]:

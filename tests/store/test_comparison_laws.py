@@ -18,7 +18,7 @@ from sqlmodel import col, select
 from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, record_comparison
 from store.database import open_database, reading, writing
-from store.models import Checkpoint, Comparison, Pair, Round, now
+from store.models import Checkpoint, Comparison, Hold, Pair, Round, now
 from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
 from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last
@@ -68,7 +68,7 @@ class Desk:
     """The model: a list of everything ever said, and who holds which pair since when. Nothing else."""
 
     said: list[Said] = field(default_factory=list)
-    held: dict[int, tuple[int, int, bool]] = field(default_factory=dict)  # pair -> (person, since, lapsed)
+    held: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)  # (pair, person) -> (since, lapsed)
     clock: int = 0
 
     def standing(self, pair: int, person: int) -> Said | None:
@@ -80,20 +80,22 @@ class Desk:
         answers = [said for said in self.said if said.standing and said.pair == pair and said.verdict != "skip"]
         return max(0, WANTED[pair] - len(answers))
 
-    def free_for(self, pair: int, person: int) -> bool:
-        holder, _, lapsed = self.held.get(pair, (person, 0, False))
-        return holder == person or lapsed
+    def has_room_for(self, pair: int, person: int) -> bool:
+        others = [
+            who for (held, who), (_, lapsed) in self.held.items() if held == pair and who != person and not lapsed
+        ]
+        return self.open_slots(pair) > len(others)
 
     def next_pair(self, person: int) -> int | None:
-        wanting = [pair for pair in WANTED if self.open_slots(pair) and not self.standing(pair, person)]
-        mine = [pair for pair in wanting if self.held.get(pair, (None,))[0] == person]
+        wanting = [pair for pair in WANTED if self.has_room_for(pair, person) and not self.standing(pair, person)]
+        mine = [pair for pair in wanting if (pair, person) in self.held]
         if mine:
-            return max(mine, key=lambda pair: (not self.held[pair][2], self.held[pair][1]))
-        return next((pair for pair in wanting if self.free_for(pair, person)), None)
+            return max(mine, key=lambda pair: (not self.held[pair, person][1], self.held[pair, person][0]))
+        return wanting[0] if wanting else None
 
     def hold(self, pair: int, person: int) -> None:
         self.clock += 1
-        self.held[pair] = (person, self.clock, False)
+        self.held[pair, person] = (self.clock, False)
 
     def record(self, pair: int, person: int, verdict: str, *, replace: bool) -> None:
         before = self.standing(pair, person)
@@ -102,14 +104,13 @@ class Desk:
         if before:
             before.standing = False
         self.said.append(Said(pair, person, verdict))
-        if self.held.get(pair, (None,))[0] == person:
-            del self.held[pair]
+        self.held.pop((pair, person), None)
 
     def undo(self, person: int) -> Said | None:
         last = next((said for said in reversed(self.said) if said.standing and said.person == person), None)
         if last:
             last.standing = False
-            if self.free_for(last.pair, person):
+            if self.has_room_for(last.pair, person):
                 self.hold(last.pair, person)
         return last
 
@@ -163,14 +164,15 @@ class ComparisonLaws(RuleBasedStateMachine):
         expected = self.desk.undo(person)
         assert (taken_back and taken_back.pair_id) == (expected and expected.pair)
 
-    @rule(pair=pair_ids)
-    def let_a_hold_lapse(self, pair: int) -> None:
-        if pair in self.desk.held:
-            person, since, _ = self.desk.held[pair]
-            self.desk.held[pair] = (person, since, True)
+    @rule(pair=pair_ids, person=people)
+    def let_a_hold_lapse(self, pair: int, person: int) -> None:
+        if (pair, person) in self.desk.held:
+            since, _ = self.desk.held[pair, person]
+            self.desk.held[pair, person] = (since, True)
             past = now() - timedelta(days=1) + timedelta(seconds=since)  # in the order of the holds
             with writing(self.engine) as session:
-                session.execute(sa.update(Pair).where(col(Pair.id) == pair).values(held_until=past))
+                theirs = (col(Hold.pair_id) == pair) & (col(Hold.annotator_id) == person)
+                session.execute(sa.update(Hold).where(theirs).values(until=past))
 
     @invariant()
     def the_store_agrees_with_the_model(self) -> None:

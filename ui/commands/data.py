@@ -19,7 +19,7 @@ from store.importing import ImportReport, Kind, import_file
 from store.models import Annotator, Snapshot
 from store.preferences import REASONS
 from store.snapshots import cut_snapshot, get_snapshot, list_snapshots, trained_words
-from ui.commands.options import HERE, JsonOption, WorkspaceOption
+from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one
 from ui.commands.printing import RunBar, print_facts, print_json, print_table, say
 
 
@@ -42,6 +42,10 @@ def import_files(
     kind: Annotated[
         Kind | None, typer.Option("--kind", help="What they hold.", show_default="told by their columns")
     ] = None,
+    gold: Annotated[
+        bool,
+        typer.Option("--gold", help="Preferences known to be right: to measure people by, not to train on."),
+    ] = False,
     source: Annotated[
         str | None,
         typer.Option("--source", help="Where they are from, kept with each row.", show_default="the file's name"),
@@ -54,12 +58,17 @@ def import_files(
     Prompts: a column `prompt` (text or chat messages), `messages` or `instruction`, `text` alone, or one text a line.
     Preferences: `prompt`, `chosen`, `rejected` as TRL has them, `chosen` and `rejected` alone, or HH-RLHF's own files.
     A file comes in whole or, if a line is bad, not at all; what is known already is recognised.
+    Gold pairs are shown as often as `gold` and `calibration` in pairloop.toml say; a column `note` or `explanation` is
+    what a newcomer is told about them.
 
     \b
     Example:
       pairloop import prompts.jsonl
       pairloop import harmless-test.jsonl.gz --kind preferences --source hh-rlhf
+      pairloop import checked.jsonl --gold
     """
+    only_one(kind=kind, gold=gold)
+    kind = Kind.GOLD if gold else kind
     reports = import_all(open_workspace(workspace), files, kind=kind, source=source)
     if as_json:
         print_json({"imports": reports})
@@ -99,7 +108,7 @@ def print_reports(reports: Sequence[ImportReport]) -> None:
     """What became of each file's rows."""
     if not reports:
         return
-    columns = ("file", "kind", "rows", "prompts", "held out", "comparisons", "known", "left out")
+    columns = ("file", "kind", "rows", "prompts", "held out", "comparisons", "gold", "known", "left out")
     print_table(columns, [_import_row(report) for report in reports])
     for report in reports:
         say(report.summary())
@@ -113,6 +122,7 @@ def _import_row(report: ImportReport) -> tuple[Any, ...]:
         report.prompts_added,
         report.held_out,
         report.comparisons_added,
+        report.gold_added,
         report.duplicates,
         report.contradictions + sum(report.skipped.values()),
     )

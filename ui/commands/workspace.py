@@ -11,6 +11,7 @@ import typer
 from dpo_core.backup import back_up, wanted_checkpoints
 from dpo_core.base_model import BaseReport, check_base
 from dpo_core.config import ModelSettings, Settings, TrainingSettings
+from dpo_core.guidelines import write_guidelines
 from dpo_core.loop import LoopState, Step, read_loop
 from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
@@ -71,11 +72,13 @@ def init(
         model=ModelSettings(base=base, tuning="lora" if lora else "full"), training=_training_for(facts)
     )
     made = create_workspace(folder, settings)
+    write_guidelines(made.folder)
     imported = import_all(made, [prompts], kind=None, source=None) if prompts else []
     if as_json:
         print_json({"workspace": made.folder, "base": base, "model": facts, "imports": imported})
         return
     say(f"Made a workspace in {made.folder}, its settings explained in pairloop.toml.\n{_model_words(facts)}")
+    say("What annotators are told to go by is in guidelines.md: make it yours.")
     print_reports(imported)
     steps = ["pairloop sample", "pairloop up"] if imported else ["pairloop import prompts.jsonl"]
     steps = steps if made.folder == Path.cwd() else [f"cd {shlex.quote(str(folder))}", *steps]
@@ -156,7 +159,8 @@ def _standing(state: LoopState) -> dict[str, Any]:
         "Prompts": f"{state.prompts['train']} to train on, {state.prompts['held_out']} held out",
     }
     if state.round is not None:
-        facts["Round"] = f"{state.round.number} ({state.round.status})"
+        paused = ", paused" if state.round.paused_at else ""
+        facts["Round"] = f"{state.round.number} ({state.round.status}{paused})"
     if state.round is not None and state.comparisons:
         facts |= _asked(state, state.round)
     elif state.imported:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from dpo_core.filters import late_ones_count
 from dpo_core.loop import LoopState, Step, read_loop, start_round
+from dpo_core.queueing import done_for_today, meter_figures, queue_rules
 from dpo_core.workspace import Workspace
 from store.comparisons import count_annotator, current_comparison, last_comparison_id
 from store.database import reading, writing
@@ -13,7 +14,7 @@ from store.models import Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, shown_pair
 from store.workers import live_workers
 from ui import components as show
-from ui import story, verdicts
+from ui import onboarding, story, verdicts
 from ui.attention import my_watch, watch_page
 from ui.reading_aids import completions_as_read, reading_controls
 from ui.remarks import ask_remarks
@@ -32,6 +33,8 @@ def main() -> None:
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
     current = open_round(state)
+    if onboarding.settle_in(workspace, current, annotator_id):
+        return
     pair = pair_looked_at(workspace, current, annotator_id) or find_pair(workspace, current, annotator_id)
     head(workspace, state, current, annotator_id)
     show_messages()
@@ -52,14 +55,16 @@ def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) ->
     if current is None or current.id is None:
         return None
     with writing(workspace.engine) as session:
-        return next_pair(session=session, round_id=current.id, annotator_id=annotator_id)
+        rules = queue_rules(workspace.settings)
+        return next_pair(session=session, round_id=current.id, annotator_id=annotator_id, rules=rules)
 
 
 def head(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """How far the round is, and who is comparing."""
     with st.container(key="head"):
         left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
-    with right:
+    with right, st.container(horizontal=True, horizontal_alignment="right", wrap=False):
+        onboarding.guidelines_control(workspace)
         show.name_control()
     if current is None or current.id is None or state.imported:  # a round on imports asks nobody anything
         return
@@ -68,8 +73,8 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
     goal = workspace.settings.label.daily_goal
     today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
     with left:
-        done, name = state.comparisons["done"], my_name()
-        show.round_meter(done=done, target=current.target, mine=mine, name=name, today=today)
+        done, target = meter_figures(workspace, current, state.comparisons["done"])
+        show.round_meter(done=done, target=target, mine=mine, name=my_name(), today=today)
 
 
 def pair_looked_at(workspace: Workspace, current: Round | None, annotator_id: int) -> ShownPair | None:
@@ -79,7 +84,7 @@ def pair_looked_at(workspace: Workspace, current: Round | None, annotator_id: in
         return None
     with reading(workspace.engine) as session:
         pair = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    return pair if pair.round_id == current.id else None
+    return pair if pair.round_id in (current.id, None) else None  # a gold pair is of no round
 
 
 def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_id: int) -> None:
@@ -103,10 +108,9 @@ def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_i
 
 def verdict_buttons(workspace: Workspace, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
     """A key for each verdict; below them what else can be done."""
-    answers = verdicts.GRADED if workspace.settings.label.strengths else verdicts.PLAIN
     standing = verdicts.verdict_words(said) if said else None
     with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{pair.pair_id}"):
-        for answer in answers:
+        for answer in verdicts.answers(workspace.settings.label):
             verdict_button(workspace, pair, annotator_id, answer, standing)
     with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"others-{pair.pair_id}"):
         verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
@@ -232,7 +236,7 @@ def to_the_loop(text: str, verb: str) -> None:
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
-    words = story.waiting_words(state)
+    words = story.waiting_words(state, done_for_today=done_for_today(workspace, annotator_id))
     show.empty_state(words.title, words.text)
     if current is not None and current.id is not None:
         show.paragraph(verdicts.day_words(verdicts.todays_work(workspace, annotator_id, current.id)))

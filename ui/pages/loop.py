@@ -28,6 +28,7 @@ from dpo_core.loop import (
     suggested_decision,
 )
 from dpo_core.memory_plan import MemoryPlan
+from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
@@ -94,7 +95,8 @@ def follow(workspace: Workspace, drawn: LoopState) -> None:
 def what_can_be_done(state: LoopState) -> tuple[object, ...]:
     """All of a round that the buttons and the table of rounds depend on."""
     number = state.round.number if state.round else 0
-    return number, state.step, state.open_run is None, state.comparisons, state.pairs, state.imported
+    stands = number, state.step, story.paused(state), state.open_run is None
+    return *stands, state.comparisons, state.pairs, state.imported
 
 
 def refresh_seconds(state: LoopState) -> float | None:
@@ -268,9 +270,12 @@ def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[Round
 
 
 def compare_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
-    """Compare; train early or ask for more pairs."""
-    if state.pairs["open"]:
+    """Compare, or have nobody compare for a while; train early or ask for more pairs."""
+    if story.paused(state):
+        button("Resume", resume, workspace, primary=True)
+    elif state.pairs["open"]:
         go("Compare", story.LABEL_PAGE, primary=True)
+        button("Pause", pause, workspace, said="Nobody is shown a pair until you resume the round.")
     if state.open_run is None:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:

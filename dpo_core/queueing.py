@@ -1,0 +1,133 @@
+"""How pairs are handed out, as pairloop.toml says, and what a researcher does to the queue of the open round.
+
+The rules themselves are the store's (store/queue_rules.py, pairs.py, holds.py, measuring.py, priorities.py).
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import Session
+
+from dpo_core.config import Settings
+from dpo_core.errors import RunError
+from dpo_core.workspace import Workspace
+from store.database import reading, writing
+from store.hashing import fraction, text_hash
+from store.measuring import count_measured
+from store.models import Completion, Pair, Prompt, Round, RoundStatus
+from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
+from store.queue_rules import QueueRules, is_done_for_today
+from store.rounds import latest_round, pause_round, resume_round
+
+SHOWN = 10  # pairs at the head of the queue
+
+
+def queue_rules(settings: Settings) -> QueueRules:
+    """The rules that [queue] of pairloop.toml states."""
+    queue = settings.queue
+    return QueueRules(
+        hold=timedelta(minutes=queue.hold_minutes),
+        gold=queue.gold,
+        repeats=queue.repeats,
+        repeat_after=queue.repeat_after,
+        calibration=queue.calibration,
+        daily_quota=queue.daily_quota,
+    )
+
+
+def per_pair(settings: Settings) -> float:
+    """How many comparisons a round's pairs ask for, on average."""
+    return 1 + settings.queue.overlap * (settings.round.comparisons_per_pair - 1)
+
+
+def comparisons_wanted(run_settings: dict[str, Any], completions: Sequence[Completion]) -> int:
+    """How many comparisons a new pair asks for: drawn by the hash of its texts, the same when a run is resumed.
+
+    `run_settings` are the sample run's: `wanted` for a share `overlap` of the pairs, one for the others.
+    """
+    drawn = fraction(text_hash(":".join(["overlap", *(completion.text_hash for completion in completions)])))
+    return int(run_settings["wanted"]) if drawn < run_settings.get("overlap", 1.0) else 1
+
+
+def meter_figures(workspace: Workspace, current: Round, done: int) -> tuple[int, int]:
+    """How far the round is for whoever compares: comparisons made, and asked for.
+
+    Where gold pairs or repeats are mixed in, those are counted in both: a count that stood still after a verdict would
+    tell which they are.
+    """
+    queue, target = workspace.settings.queue, current.target
+    if not queue.gold and not queue.repeats:
+        return done, target
+    assert current.id is not None
+    with reading(workspace.engine) as session:
+        measured = count_measured(session=session, round_id=current.id)
+    return done + measured, max(target, round(target / (1 - queue.gold - queue.repeats)))
+
+
+def done_for_today(workspace: Workspace, annotator_id: int) -> bool:
+    """Whether this annotator has made their comparisons for today."""
+    with reading(workspace.engine) as session:
+        return is_done_for_today(session=session, annotator_id=annotator_id, rules=queue_rules(workspace.settings))
+
+
+def pause(workspace: Workspace) -> Round:
+    """Serve nobody a pair of the open round until it is resumed. Raises RunError without one, StateError if paused."""
+    with writing(workspace.engine) as session:
+        return pause_round(session=session, round_id=_open_round_id(session))
+
+
+def resume(workspace: Workspace) -> Round:
+    """Serve the open round's pairs again. Raises RunError without one, StateError where it is not paused."""
+    with writing(workspace.engine) as session:
+        return resume_round(session=session, round_id=_open_round_id(session))
+
+
+def prioritise(workspace: Workspace, *, words: str) -> int:
+    """Ask the open round's pairs whose prompts have these words first; how many. Raises RunError where none has."""
+    with writing(workspace.engine) as session:
+        round_id = _open_round_id(session)
+        found = open_pairs_about(session=session, round_id=round_id, words=words)
+        if not found:
+            raise RunError(f"No pair that is still to be compared has {words!r} in its prompt. Nothing was changed.")
+        put_first(session=session, round_id=round_id, pair_ids=found)
+        return len(found)
+
+
+def ask_doubtful_again(workspace: Workspace, *, below: float) -> int:
+    """Ask one annotator more about pairs on which no more than this share agree; how many. Raises RunError."""
+    if not 0 < below <= 1:
+        raise RunError(f"The share of annotators who agree lies between 0 and 1, not at {below:g}.")
+    with writing(workspace.engine) as session:
+        return len(ask_again(session=session, round_id=_open_round_id(session), below=below))
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """The open round's queue: figures as `store.priorities.count_queue` has them, and the pairs at its head."""
+
+    round: Round
+    counts: dict[str, int]
+    first: list[tuple[Pair, Prompt]]
+
+
+def read_queue(workspace: Workspace) -> QueueState:
+    """The open round's queue as it is now. Raises RunError without an open round."""
+    with reading(workspace.engine) as session:
+        round_id = _open_round_id(session)
+        return QueueState(
+            round=session.get_one(Round, round_id),
+            counts=count_queue(session=session, round_id=round_id),
+            first=first_in_queue(session=session, round_id=round_id, limit=SHOWN),
+        )
+
+
+def _open_round_id(session: Session) -> int:
+    current = latest_round(session=session)
+    if current is None or current.id is None or current.status == RoundStatus.DONE:
+        raise RunError("No round is open. Start one first (`pairloop sample`).")
+    return current.id

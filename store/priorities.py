@@ -1,0 +1,95 @@
+"""What is asked first, and what is asked again: a round's queue in a researcher's hands.
+
+The queue goes by `Pair.position`, the lowest first; a pair asks for as many comparisons as `Pair.wanted` says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
+from store.pairs import count_pairs, recount_open_slots
+
+
+def open_pairs_about(*, session: Session, round_id: int, words: str) -> list[int]:
+    """The round's pairs that still want a comparison and whose prompt has these words, in the queue's order."""
+    wanted = " ".join(words.split()).casefold()
+    asked = select(Pair.id, Prompt.messages).join(Prompt, col(Prompt.id) == Pair.prompt_id)
+    rows = session.exec(
+        asked.where(Pair.round_id == round_id, Pair.open_slots > 0).order_by(col(Pair.position), col(Pair.id))
+    )
+    texts = ((pair_id, " ".join(turn["content"] for turn in messages)) for pair_id, messages in rows)
+    return [pair_id for pair_id, text in texts if pair_id and wanted in " ".join(text.split()).casefold()]
+
+
+def put_first(*, session: Session, round_id: int, pair_ids: Sequence[int]) -> None:
+    """Have these pairs of the round asked before all others, in this order."""
+    session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id) == round_id))  # all look from the start again
+    first = session.exec(select(sa.func.min(Pair.position)).where(Pair.round_id == round_id)).one() or 0
+    for place, pair_id in enumerate(pair_ids):
+        session.execute(
+            sa.update(Pair)
+            .where(col(Pair.id) == pair_id, col(Pair.round_id) == round_id)
+            .values(position=first - len(pair_ids) + place)
+        )
+
+
+def ask_again(*, session: Session, round_id: int, below: float) -> list[int]:
+    """Ask one annotator more about each pair of the round on which too few agree, and before all others.
+
+    That is: a pair that has all its answers, two at least, of which no more than a share `below` say the same. Those
+    agreed on least come first. Returns the pairs.
+    """
+    answers = _answers(session, round_id)
+    shares = {pair_id: max(said.values()) / said.total() for pair_id, said in answers.items() if said.total() > 1}
+    doubtful = sorted((pair_id for pair_id in shares if shares[pair_id] < below), key=lambda each: (shares[each], each))
+    for pair_id in doubtful:
+        session.execute(sa.update(Pair).where(col(Pair.id) == pair_id).values(wanted=answers[pair_id].total() + 1))
+        recount_open_slots(session=session, pair_id=pair_id)
+    put_first(session=session, round_id=round_id, pair_ids=doubtful)
+    return doubtful
+
+
+def _answers(session: Session, round_id: int) -> dict[int, Counter[str]]:
+    """What was said about each of the round's pairs that want no more."""
+    said = (
+        select(Comparison.pair_id, Comparison.verdict)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            Pair.round_id == round_id,
+            Pair.open_slots == 0,
+            col(Pair.purpose).in_(COUNTED),
+            Comparison.verdict != Verdict.SKIP,
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
+    )
+    found: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for pair_id, verdict in session.exec(said):
+        found[pair_id][verdict] += 1
+    return found
+
+
+def first_in_queue(*, session: Session, round_id: int, limit: int) -> list[tuple[Pair, Prompt]]:
+    """The pairs that are asked next, and their prompts."""
+    asked = select(Pair, Prompt).join(Prompt, col(Prompt.id) == Pair.prompt_id)
+    queued = asked.where(Pair.round_id == round_id, Pair.open_slots > 0)
+    in_order = queued.order_by(col(Pair.position), col(Pair.id)).limit(limit)
+    return [(pair, prompt) for pair, prompt in session.exec(in_order)]
+
+
+def count_queue(*, session: Session, round_id: int) -> dict[str, int]:
+    """What the round's queue holds.
+
+    `pairs` and `open` as `count_pairs`; `slots`: the comparisons that those still want; `on_screen`: the pairs that
+    are being looked at.
+    """
+    slots = session.exec(select(sa.func.sum(Pair.open_slots)).where(Pair.round_id == round_id)).one() or 0
+    held = select(sa.func.count(sa.distinct(col(Hold.pair_id)))).join(Pair, col(Pair.id) == Hold.pair_id)
+    on_screen = session.exec(held.where(Pair.round_id == round_id, Hold.until > now())).one()
+    return count_pairs(session=session, round_id=round_id) | {"slots": slots, "on_screen": on_screen}
