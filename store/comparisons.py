@@ -8,7 +8,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError, StoreError
-from store.models import Annotator, Comparison, Pair, Prompt, Verdict, now
+from store.models import Annotator, Comparison, Pair, Verdict, now
 from store.pairs import hold_pair, left_side, lock_pair, recount_open_slots, release_hold
 
 
@@ -159,23 +159,6 @@ def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> in
     return session.exec(
         select(func.count()).select_from(Pair).where(Pair.round_id == round_id, answered.exists())
     ).one()
-
-
-Labelled = tuple[Comparison, Pair, Prompt, Annotator]
-
-
-def recent_comparisons(*, session: Session, limit: int) -> list[Labelled]:
-    """The latest standing comparisons with pair, prompt and annotator, newest first."""
-    query = (
-        select(Comparison, Pair, Prompt, Annotator)
-        .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .join(Prompt, col(Prompt.id) == Pair.prompt_id)
-        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
-        .where(col(Comparison.superseded_at).is_(None))
-        .order_by(col(Comparison.id).desc())
-        .limit(limit)
-    )
-    return [(said, pair, prompt, who) for said, pair, prompt, who in session.exec(query)]
 
 
 def count_comparisons(*, session: Session) -> dict[str, int]:
