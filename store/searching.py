@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, TextIO
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -73,8 +74,8 @@ def find_comparisons(*, session: Session, search: Search, limit: int, offset: in
     require_researcher(session=session, to="look through comparisons")
     # The page's ids first: what is joined to them is then read for these few rows alone.
     page = _sorted(_ids(session, search), search.sort).limit(limit).offset(offset).subquery()
-    query = (
-        select(Comparison, Annotator.name, Prompt.messages, Pair.purpose, Round.number)
+    query: Any = (
+        sa.select(Comparison, *_columns(Annotator.name, Prompt.messages, Pair.purpose, Round.number))
         .join(page, page.c.id == Comparison.id)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .join(Pair, col(Pair.id) == Comparison.pair_id)
@@ -84,11 +85,17 @@ def find_comparisons(*, session: Session, search: Search, limit: int, offset: in
     return [Found(*row) for row in session.execute(_sorted(query, search.sort))]
 
 
+def _columns(*attributes: Any) -> list[Any]:
+    """A model's attributes as the columns that they are."""
+    return [col(attribute) for attribute in attributes]
+
+
 def _sorted(query: Any, sort: Sort) -> Any:
     number, seconds = col(Comparison.id), col(Comparison.seconds)
     if sort == Sort.ANNOTATOR:
-        name = sa.select(Annotator.name).where(col(Annotator.id) == Comparison.annotator_id).scalar_subquery()
-        return query.order_by(name, number.desc())
+        who = aliased(Annotator)
+        name = sa.select(col(who.name)).where(col(who.id) == Comparison.annotator_id).correlate(Comparison)
+        return query.order_by(name.scalar_subquery(), number.desc())
     orders = {
         Sort.OLDEST: (number,),
         Sort.SLOWEST: (seconds.desc().nulls_last(), number.desc()),
@@ -140,26 +147,28 @@ def _of_pair(session: Session, search: Search) -> list[Any]:
 
 def _says(session: Session, text: str) -> Any:
     """Whether the prompt, a completion or the reason has this text in it."""
-    asked = sa.select(col(Prompt.id)).where(_prompt_says(session, text))
-    written = sa.select(col(Completion.id)).where(col(Completion.text).icontains(text, autoescape=True))
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    written = sa.select(col(Completion.id)).where(_has(col(Completion.text), text, sqlite))
     return sa.or_(
-        col(Pair.prompt_id).in_(asked),
+        col(Pair.prompt_id).in_(sa.select(col(Prompt.id)).where(_prompt_has(text, sqlite))),
         col(Pair.completion_a_id).in_(written),
         col(Pair.completion_b_id).in_(written),
-        col(Comparison.reason).icontains(text, autoescape=True),
+        _has(col(Comparison.reason), text, sqlite),
     )
 
 
-def _prompt_says(session: Session, text: str) -> Any:
-    # The JSON's own letters would do, were it not for "role", "content" and their like; but they tell most rows apart.
-    spelled = sa.cast(col(Prompt.messages), sa.Text).icontains(json.dumps(text)[1:-1], autoescape=True)
-    if session.get_bind().dialect.name == "sqlite":
-        turn: Any = sa.func.json_each(Prompt.messages).table_valued("value")
-        content = sa.func.json_extract(turn.c.value, "$.content")
-    else:
-        turn = sa.func.json_array_elements(Prompt.messages).table_valued("value")
-        content = turn.c.value.op("->>")("content")
-    says = sa.select(sa.literal(1)).select_from(turn).where(content.icontains(text, autoescape=True))
+def _has(column: Any, text: str, sqlite: bool) -> Any:
+    # SQLite's LIKE does not tell large letters from small ones as it is; lower() would take it twice the time.
+    return column.contains(text, autoescape=True) if sqlite else column.icontains(text, autoescape=True)
+
+
+def _prompt_has(text: str, sqlite: bool) -> Any:
+    # The JSON's own letters would do, were it not for "role", "content" and their like; but they rule most rows out.
+    spelled = _has(sa.cast(col(Prompt.messages), sa.Text), json.dumps(text)[1:-1], sqlite)
+    each: Any = sa.func.json_each if sqlite else sa.func.json_array_elements
+    turn = each(Prompt.messages).table_valued("value")
+    content = sa.func.json_extract(turn.c.value, "$.content") if sqlite else turn.c.value.op("->>")("content")
+    says = sa.select(sa.literal(1)).select_from(turn).where(_has(content, text, sqlite))
     return sa.and_(spelled, says.exists())
 
 
@@ -185,7 +194,7 @@ def read_pace(*, session: Session, search: Search) -> tuple[str, list[Pace]]:
     unit, letters = ("hour", 13) if last - first <= HOURLY else ("day", 10)  # of "2026-01-31 23:59:59.9"
     when = sa.func.substr(sa.cast(col(Comparison.created_at), sa.Text), 1, letters)
     rows = session.execute(
-        sa.select(when, Annotator.name, sa.func.count())
+        sa.select(when, col(Annotator.name), sa.func.count())
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(mine)
         .group_by(when, col(Annotator.name))
@@ -220,25 +229,25 @@ def write_csv(*, session: Session, search: Search, stream: TextIO) -> int:
 
 
 def _rows(session: Session, search: Search) -> Any:
-    a, b = sa.orm.aliased(Completion), sa.orm.aliased(Completion)
-    by_a, by_b = sa.orm.aliased(Checkpoint), sa.orm.aliased(Checkpoint)
+    a, b = aliased(Completion), aliased(Completion)
+    by_a, by_b = aliased(Checkpoint), aliased(Checkpoint)
     found = _ids(session, search).subquery()
     said = Comparison
     query = (
         sa.select(
-            *(said.id, said.created_at, Annotator.name, said.verdict, said.strength, said.reason, said.tags),
-            *(said.criteria, said.flags, said.seconds, said.left_side, said.adjudicates, said.superseded_at),
-            *(Pair.id, Pair.purpose, Round.number, Prompt.messages, a.text, b.text, by_a.name, by_b.name),
+            *_columns(said.id, said.created_at, Annotator.name, said.verdict, said.strength, said.reason, said.tags),
+            *_columns(said.criteria, said.flags, said.seconds, said.left_side, said.adjudicates, said.superseded_at),
+            *_columns(Pair.id, Pair.purpose, Round.number, Prompt.messages, a.text, b.text, by_a.name, by_b.name),
         )
         .join(found, found.c.id == said.id)
         .join(Annotator, col(Annotator.id) == said.annotator_id)
         .join(Pair, col(Pair.id) == said.pair_id)
         .join(Prompt, col(Prompt.id) == Pair.prompt_id)
-        .join(a, a.id == Pair.completion_a_id)
-        .join(b, b.id == Pair.completion_b_id)
+        .join(a, col(a.id) == Pair.completion_a_id)
+        .join(b, col(b.id) == Pair.completion_b_id)
         .outerjoin(Round, col(Round.id) == Pair.round_id)
-        .outerjoin(by_a, by_a.id == a.checkpoint_id)
-        .outerjoin(by_b, by_b.id == b.checkpoint_id)
+        .outerjoin(by_a, col(by_a.id) == a.checkpoint_id)
+        .outerjoin(by_b, col(by_b.id) == b.checkpoint_id)
     )
     return _sorted(query, search.sort).execution_options(yield_per=1000)
 

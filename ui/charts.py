@@ -84,7 +84,6 @@ def pace_chart(unit: str, rows: Sequence[Pace]) -> None:
     frame = pd.DataFrame([vars(row) for row in rows], columns=["moment", "annotator", "comparisons"])
     busiest = frame.groupby("annotator")["comparisons"].sum().nlargest(MOST_NAMES).index
     frame["annotator"] = frame["annotator"].where(frame["annotator"].isin(busiest), "others")
-    frame = frame.groupby(["moment", "annotator"], as_index=False)["comparisons"].sum()
     time = "utcyearmonthdatehours" if unit == "hour" else "utcyearmonthdate"
     bars = alt.Chart(frame).mark_bar().encode(
         x=alt.X(f"{time}(moment):T", title=f"{unit} (UTC)"),

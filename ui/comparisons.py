@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -25,6 +26,7 @@ from ui.model_text import render_model_text
 from ui.state import errors_in_words, visitor
 
 PAGE = 50
+COUNT_SECONDS = 15  # how long the number that a text was found is kept
 PARAMETER = "comparison"  # in the address: opens one
 WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 IMPORTED = 0
@@ -38,8 +40,7 @@ def browse(workspace: Workspace) -> None:
             visitor(anew=True)
             st.session_state["opened"] = None
             search = filters(workspace)
-            with reading(workspace.engine) as session:
-                total = count_found(session=session, search=search)
+            total = how_many(workspace, search)
             if total:
                 listed(workspace, search, total)
             elif search == Search():
@@ -49,6 +50,24 @@ def browse(workspace: Workspace) -> None:
             opened(workspace)
 
     st.fragment(part)()
+
+
+def how_many(workspace: Workspace, search: Search) -> int:
+    """How many are found. A text is looked for in all texts, which takes a moment: not again for each page."""
+    if search.text:
+        return _count_texts(str(workspace.folder), replace(search, sort=Sort.NEWEST), workspace)
+    with reading(workspace.engine) as session:
+        return count_found(session=session, search=search)
+
+
+def _counted_anew(folder: str, search: Search, _workspace: Workspace) -> int:
+    with reading(_workspace.engine) as session:
+        return count_found(session=session, search=search)
+
+
+_count_texts: Callable[[str, Search, Workspace], int] = st.cache_data(
+    _counted_anew, ttl=COUNT_SECONDS, show_spinner=False
+)
 
 
 def filters(workspace: Workspace) -> Search:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-from dpo_core.errors import CoreError, WorkspaceError
+from dpo_core.errors import CoreError, LoginNeededError, WorkspaceError
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
 from store.comparisons import record_comparison, undo_comparison
@@ -56,10 +56,14 @@ def current_workspace() -> Workspace:
 
 
 def research_workspace() -> Workspace:
-    """The workspace, for a page that is for researchers alone. Raises NotAllowedError."""
-    workspace = current_workspace()
-    if not visitor().researcher:
-        raise NotAllowedError("This page is for researchers. What there is to compare is on the Label page.")
+    """The workspace, for a page that is for researchers alone: for anybody else the page ends here, with why."""
+    try:
+        workspace = current_workspace()
+        if not visitor().researcher:
+            raise NotAllowedError("This page is for researchers. What there is to compare is on the Label page.")
+    except (LoginNeededError, NotAllowedError) as error:
+        st.error(str(error), icon=":material/lock:")
+        st.stop()
     return workspace
 
 

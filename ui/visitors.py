@@ -91,6 +91,7 @@ def log_out(workspace: Workspace) -> None:
     """End this browser's login; what its cookie says is good for nothing from now on."""
     with writing(workspace.engine) as session:
         end_login(session=session, token=login_token(workspace.folder))
+    st.session_state.clear()  # nothing of theirs is left for whoever logs in next at this browser
     if has_provider(workspace.folder) and st.user.get("is_logged_in"):
         st.logout()
 

@@ -79,9 +79,9 @@ def open_invite(workspace: Workspace, invite: Invite) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         whom = f"{invite.name or 'somebody'} as {invite.role or 'what they are'}"
         show.paragraph(f"A link for {whom}, until {invite.expires_at:%Y-%m-%d %H:%M} UTC.")
-        given = {"workspace": workspace, "function": revoke_invite, "invite_id": invite.id}
-        key = f"revoke-{invite.id}"
-        st.button("Take back", key=key, type="tertiary", on_click=act, args=(written,), kwargs=given)
+        given = {"invite_id": invite.id}
+        press = {"on_click": act, "args": (written, workspace, revoke_invite), "kwargs": given}
+        st.button("Take back", key=f"revoke-{invite.id}", type="tertiary", **press)
 
 
 def make_link(workspace: Workspace, by: str) -> None:
@@ -115,8 +115,9 @@ def about_one(workspace: Workspace, people: list[Annotator]) -> None:
         return
     with st.container(horizontal=True):
         for label, function, more in actions(who):
-            given = {"workspace": workspace, "function": function, "name": who.name, "said": f"{label}: {who.name}."}
-            st.button(label, key=f"{label}-{who.id}", on_click=act, args=(written,), kwargs=given | more)
+            given = {"name": who.name, "said": f"{label}: {who.name}."} | more
+            key = f"{label}-{who.id}"
+            st.button(label, key=key, on_click=act, args=(written, workspace, function), kwargs=given)
         if who.retracted_at is None:
             retraction(workspace, who)
 
@@ -142,12 +143,11 @@ def retraction(workspace: Workspace, who: Annotator) -> None:
             "What they said is left out of every snapshot from now on, and asked of others again. Nothing is deleted, "
             "snapshots cut before stay as they are, and there is no way back."
         )
-        given = {"workspace": workspace, "function": retract_annotator, "name": who.name}
-        key = f"retract-{who.id}"
-        st.button("Retract for good", key=key, type="primary", on_click=act, args=(written,), kwargs=given)
+        press = {"on_click": act, "args": (written, workspace, retract_annotator), "kwargs": {"name": who.name}}
+        st.button("Retract for good", key=f"retract-{who.id}", type="primary", **press)
 
 
-def written(*, workspace: Workspace, function: Callable[..., Any], **given: Any) -> None:
+def written(workspace: Workspace, function: Callable[..., Any], **given: Any) -> None:
     """Call a store function that writes."""
     with writing(workspace.engine) as session:
         function(session=session, **given)
