@@ -9,7 +9,7 @@ from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from store.hashing import text_hash
-from store.models import Annotator, Login, now
+from store.models import Annotator, Comparison, Login, now
 
 SEEN_EVERY = timedelta(minutes=5)  # how often a visit is written down: a page asks far more often
 
@@ -80,6 +80,11 @@ def end_logins(*, session: Session, annotator_id: int) -> int:
 
 
 def last_seen(*, session: Session) -> dict[int, datetime]:
-    """When each annotator who ever logged in was last here."""
-    rows = session.exec(select(Login.annotator_id, func.max(Login.seen_at)).group_by(col(Login.annotator_id)))
-    return dict(rows.all())
+    """When each annotator last came or compared, whichever was later; for those who ever did."""
+    came = session.exec(select(Login.annotator_id, func.max(Login.seen_at)).group_by(col(Login.annotator_id)))
+    latest = select(func.max(Comparison.id)).group_by(col(Comparison.annotator_id))  # an index alone answers this
+    said = session.exec(select(Comparison.annotator_id, Comparison.created_at).where(col(Comparison.id).in_(latest)))
+    seen = dict(came.all())
+    for annotator_id, moment in said:
+        seen[annotator_id] = max(moment, seen.get(annotator_id, moment))
+    return seen

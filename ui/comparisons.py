@@ -23,7 +23,7 @@ from store.wording import counted
 from ui import components as show
 from ui.charts import pace_chart
 from ui.model_text import render_model_text
-from ui.state import errors_in_words, visitor
+from ui.state import errors_in_words, research_workspace
 
 PAGE = 50
 COUNT_SECONDS = 15  # how long the number that a text was found is kept
@@ -32,12 +32,12 @@ WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 IMPORTED = 0
 
 
-def browse(workspace: Workspace) -> None:
+def browse() -> None:
     """Filters on top, the page that was found below, and the one that is opened. Only this part is drawn anew."""
 
     def part() -> None:
         with errors_in_words():
-            visitor(anew=True)
+            workspace = research_workspace()
             st.session_state["opened"] = None
             search = filters(workspace)
             total = how_many(workspace, search)
@@ -110,7 +110,7 @@ def listed(workspace: Workspace, search: Search, total: int) -> None:
     mark = content_hash(repr(search))[:8]  # another search begins at its first page, with nothing opened
     pages = -(-total // PAGE)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.caption(counted(total, "comparison"))
+        st.caption(counted(total, "verdict"))
         page = st.pagination(pages, key=f"page-{mark}") if pages > 1 else 1
         st.download_button("CSV", csv_of(workspace, search), "comparisons.csv", "text/csv", icon=":material/download:")
     with reading(workspace.engine) as session:

@@ -56,8 +56,12 @@ def current_workspace() -> Workspace:
 
 
 def research_workspace() -> Workspace:
-    """The workspace, for a page that is for researchers alone: for anybody else the page ends here, with why."""
+    """The workspace, for a page that is for researchers alone: for anybody else the page ends here, with why.
+
+    Asked again by what is drawn anew by itself: a login may end meanwhile.
+    """
     try:
+        visitor(anew=True)
         workspace = current_workspace()
         if not visitor().researcher:
             raise NotAllowedError("This page is for researchers. What there is to compare is on the Label page.")

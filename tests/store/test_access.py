@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dpo_core.loop import pick_candidate
 from store import annotators, invites, rounds, runs
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators
+from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
 from store.errors import LoginError, NotAllowedError, StateError, StoreError, ThrottledError
 from store.exporting import export_snapshot
@@ -27,6 +28,7 @@ from store.roles import on_behalf_of, person_of
 from store.searching import Search, count_found, find_comparisons, read_pace, write_csv
 from store.snapshots import cut_snapshot
 from tests.browser import seeding
+from tests.conftest import MakeRound
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 PASSCODE = "three small words"
@@ -154,6 +156,19 @@ def test_a_visit_is_written_down_now_and_then(engine: sa.Engine) -> None:
         see_login(session=session, login_id=login.id, at=NOON + timedelta(minutes=6))
     with reading(engine) as session:
         assert last_seen(session=session) == {lea: NOON + timedelta(minutes=6)}
+
+
+def test_who_never_logged_in_was_seen_when_they_last_compared(
+    engine: sa.Engine, make_round: MakeRound, people: list[int]
+) -> None:
+    _, pairs = make_round(engine, pairs=2)
+    with writing(engine) as session:
+        said = [
+            record_comparison(session=session, pair_id=pair.id, annotator_id=people[0], choice=Choice.LEFT)
+            for pair in pairs
+        ]
+    with reading(engine) as session:
+        assert last_seen(session=session) == {people[0]: said[-1].created_at}
 
 
 def tried(engine: sa.Engine, name: str, at: datetime, passcode: str = "wrong passcode") -> str:

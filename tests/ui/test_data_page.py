@@ -92,7 +92,7 @@ def test_comparisons_are_searched_and_filtered(compared: Workspace, open_app: Op
     app.text_input(key="find_text").set_value("").run()
     app.multiselect(key="find_verdict").set_value(["tie", "skip"]).run()
     assert [row[2] for row in listed(app)] == ["Question 5?", "Question 3?"]
-    assert "2 comparisons" in words(app)
+    assert "2 verdicts" in words(app)
     app.selectbox(key="find_round").set_value(0).run()
     assert "Nothing found" in words(app)
     assert not app.exception

@@ -288,6 +288,10 @@ def test_people_are_listed_invited_and_let_go(workspace: Workspace, open_app: Op
     seeding.compare(workspace, "Lea", [Choice.LEFT, Choice.TIE])
     app = open_app("people")
     assert "<td>Lea</td><td>annotator</td><td>active</td><td>2</td>" in words(app)
+    app.text_input(key="invited").set_value("Ada")
+    button(app, "Make a link").click().run()
+    with reading(workspace.engine) as session:
+        assert [(invite.name, invite.role) for invite in open_invites(session=session)] == [("Ada", None)]
     app.text_input(key="invited").set_value("Max")
     button(app, "Make a link").click().run()
     token = unescape(app.code[0].value).partition("/join#")[2]

@@ -121,7 +121,7 @@ def annotators(
         print_json({"annotators": found})
         return
     rows = [_annotator_row(annotator, seen.get(annotator.id or 0)) for annotator in found]
-    print_table(("name", "role", "status", "since", "last logged in"), rows)
+    print_table(("name", "role", "status", "since", "last seen"), rows)
 
 
 def _change(

@@ -16,9 +16,11 @@ from store.prompts import count_prompts
 from store.snapshots import cut_snapshot, list_snapshots
 from store.wording import counted
 from ui import components as show
-from ui.comparisons import browse
+from ui.comparisons import PARAMETER, browse
 from ui.state import act, errors_in_words, research_workspace, show_messages
 from ui.transfer import ENDINGS, export_to_workspace, import_upload, zipped
+
+TABS = ("Import", "Comparisons", "Snapshots and export")
 
 
 def main() -> None:
@@ -31,11 +33,11 @@ def main() -> None:
         snapshots = list_snapshots(session=session)
         skips = sum(entry.comparisons["skip"] for entry in round_stories(session=session))
     counts(prompts, said, skips, snapshots)
-    importing, comparing, cutting = st.tabs(["Import", "Comparisons", "Snapshots and export"])
+    importing, comparing, cutting = st.tabs(TABS, default=TABS[PARAMETER in st.query_params])
     with importing:
         import_files(workspace, sum(prompts.values()))
     with comparing:
-        browse(workspace)
+        browse()
     with cutting:
         snapshots_and_export(workspace, snapshots)
 

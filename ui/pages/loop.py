@@ -83,7 +83,7 @@ def follow(workspace: Workspace, drawn: LoopState) -> None:
 
     def live() -> None:
         with errors_in_words():
-            state, workers, stories = read(workspace)
+            state, workers, stories = read(research_workspace())
             if what_can_be_done(state) != what_can_be_done(drawn):
                 st.rerun()
             now(workspace, state, workers, stories)

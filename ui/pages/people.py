@@ -19,15 +19,17 @@ from store.annotators import (
     log_out_annotator,
     reactivate_annotator,
     retract_annotator,
+    tidy,
 )
 from store.database import reading, writing
+from store.hashing import text_hash
 from store.invites import PEOPLE, add_invite, emails, open_invites, revoke_invite
 from store.logins import last_seen
 from store.models import Annotator, Invite, Role
 from ui import components as show
 from ui.state import act, my_name, research_workspace, show_messages, visitor
 
-HEAD = ("Name", "Role", "Status", "Comparisons", "Last logged in (UTC)", "E-mail")
+HEAD = ("Name", "Role", "Status", "Comparisons", "Last seen (UTC)", "E-mail")
 
 
 def main() -> None:
@@ -67,8 +69,9 @@ def inviting(workspace: Workspace, invites: list[Invite]) -> None:
         role.selectbox("Role", PEOPLE, index=0 if visitor().annotator_id else 1, key="invited_role")
         days.number_input("Days it holds", 1, 90, 7, key="invited_days")
         st.form_submit_button("Make a link", type="primary", on_click=act, args=(make_link, workspace, my_name()))
-    if "link" in st.session_state:
-        st.code(st.session_state["link"], language=None)
+    link = st.session_state.get("link", "")
+    if text_hash(link.partition("#")[2]) in [invite.token_hash for invite in invites]:
+        st.code(link, language=None)
         st.caption("Send it to that one person. It is shown only here and now; what is kept cannot be turned into it.")
     for invite in invites:
         open_invite(workspace, invite)
@@ -86,14 +89,11 @@ def open_invite(workspace: Workspace, invite: Invite) -> None:
 
 def make_link(workspace: Workspace, by: str) -> None:
     """An invite as the form has it, and its link on the page that is drawn next."""
+    name, role = tidy(st.session_state["invited"]), Role(st.session_state["invited_role"])
+    lasts = timedelta(days=int(st.session_state["invited_days"]))
     with writing(workspace.engine) as session:
-        token, _ = add_invite(
-            session=session,
-            role=Role(st.session_state["invited_role"]),
-            name=st.session_state["invited"],
-            by=by,
-            lasts=timedelta(days=int(st.session_state["invited_days"])),
-        )
+        there = name in [who.name for who in list_annotators(session=session)]  # they keep the role that they have
+        token, _ = add_invite(session=session, role=None if there else role, name=name, by=by, lasts=lasts)
     st.session_state["link"] = invite_link(own_address(workspace), token)
 
 

@@ -78,7 +78,7 @@ def watch(workspace: Workspace, run: Run) -> None:
 
     def live() -> None:
         with errors_in_words():
-            with reading(workspace.engine) as session:
+            with reading(research_workspace().engine) as session:
                 fresh, workers = get_run(session=session, run_id=number), live_workers(session=session)
             if what_can_be_done(fresh) != drawn:
                 st.rerun()
