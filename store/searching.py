@@ -146,13 +146,20 @@ def _of_pair(session: Session, search: Search) -> list[Any]:
 
 
 def _says(session: Session, text: str) -> Any:
-    """Whether the prompt, a completion or the reason has this text in it."""
+    """Whether the prompt, a completion or the reason has this text in it.
+
+    Asked of each comparison in turn: a page of a frequent word is full, and done with, after a few of them.
+    """
     sqlite = session.get_bind().dialect.name == "sqlite"
-    written = sa.select(col(Completion.id)).where(_has(col(Completion.text), text, sqlite))
+    written, one = aliased(Completion), sa.select(sa.literal(1))
+    in_completions = one.where(
+        col(written.id).in_([col(Pair.completion_a_id), col(Pair.completion_b_id)]),
+        _has(col(written.text), text, sqlite),
+    )
+    in_prompt = one.where(col(Prompt.id) == col(Pair.prompt_id), _prompt_has(text, sqlite))
     return sa.or_(
-        col(Pair.prompt_id).in_(sa.select(col(Prompt.id)).where(_prompt_has(text, sqlite))),
-        col(Pair.completion_a_id).in_(written),
-        col(Pair.completion_b_id).in_(written),
+        in_completions.correlate(Pair).exists(),
+        in_prompt.correlate(Pair).exists(),
         _has(col(Comparison.reason), text, sqlite),
     )
 
