@@ -171,7 +171,7 @@ def has_accounts(*, session: Session) -> bool:
     return session.exec(select(Account.annotator_id).limit(1)).first() is not None
 
 
-def emails(*, session: Session) -> dict[int, str]:
-    """The addresses under which an identity provider's people are known."""
-    rows = session.exec(select(Account.annotator_id, Account.email).where(col(Account.email).is_not(None)))
+def accounts(*, session: Session) -> dict[int, str]:
+    """The annotators who can log in, each with their e-mail address where an identity provider knows them by one."""
+    rows = session.exec(select(Account.annotator_id, Account.email))
     return {annotator_id: email or "" for annotator_id, email in rows}

@@ -58,6 +58,8 @@ def check_passcode(*, engine: sa.Engine, name: str, passcode: str, at: datetime 
     ThrottledError while the name is locked.
     """
     name = " ".join(name.split())
+    with reading(engine) as session:  # a flood of tries at a locked name must not keep others from writing
+        _refuse_locked(session, name, at or now())
     with writing(engine) as session:
         _count_try(session, name, at or now())
     with reading(engine) as session:
@@ -93,12 +95,17 @@ def bucket_of(name: str) -> int:
     return int(text_hash(name.casefold())[:4], 16)
 
 
-def _count_try(session: Session, name: str, at: datetime) -> None:
-    bucket = bucket_of(name)
-    throttle = session.get(Throttle, bucket, with_for_update=True) or Throttle(bucket=bucket, last_at=at)
+def _refuse_locked(session: Session, name: str, at: datetime) -> Throttle:
+    throttle = session.get(Throttle, bucket_of(name), with_for_update=True)
+    throttle = throttle or Throttle(bucket=bucket_of(name), last_at=at)
     if throttle.locked_until is not None and throttle.locked_until > at:
         seconds = int((throttle.locked_until - at).total_seconds()) + 1
         raise ThrottledError(f"Too many wrong passcodes for this name. Try again in {seconds} s.", seconds=seconds)
+    return throttle
+
+
+def _count_try(session: Session, name: str, at: datetime) -> None:
+    throttle = _refuse_locked(session, name, at)
     throttle.failures = 1 if at - throttle.last_at > FORGOTTEN else throttle.failures + 1
     throttle.last_at = at
     beyond = throttle.failures - FREE_TRIES

@@ -18,7 +18,7 @@ import ui.visitors
 from dpo_core.errors import CoreError
 from dpo_core.team import SECRETS, has_provider, require_way_in
 from dpo_core.workspace import Workspace
-from store.annotators import change_role, deactivate_annotator, log_out_annotator
+from store.annotators import change_role, deactivate_annotator, get_annotator, log_out_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.invites import accept_invite, add_invite, admit_email, open_invites
@@ -306,6 +306,18 @@ def test_people_are_listed_invited_and_let_go(workspace: Workspace, open_app: Op
     assert "<td>Lea</td><td>annotator</td><td>retracted</td>" in words(app)
     app.selectbox(key="who").set_value("Ada").run()
     assert "That is you." in words(app) and "Deactivate" not in labels(app)
+
+
+def test_the_first_link_is_ones_own_and_keeps_what_one_compared_alone(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(3))
+    seeding.compare(workspace, "me", [Choice.LEFT])
+    app = open_app("people")
+    button(app, "Make a link").click().run()
+    token = app.code[0].value.partition("#")[2]
+    me = accept_invite(engine=workspace.engine, token=token, name="", passcode=PASSCODE)
+    assert me == said(workspace)[0].annotator_id
+    with reading(workspace.engine) as session:
+        assert get_annotator(session=session, name="me").role == Role.RESEARCHER
 
 
 def test_a_link_is_taken_back(workspace: Workspace, open_app: OpenApp) -> None:

@@ -23,7 +23,7 @@ from store.annotators import (
 )
 from store.database import reading, writing
 from store.hashing import text_hash
-from store.invites import PEOPLE, add_invite, emails, open_invites, revoke_invite
+from store.invites import PEOPLE, accounts, add_invite, open_invites, revoke_invite
 from store.logins import last_seen
 from store.models import Annotator, Invite, Role
 from ui import components as show
@@ -38,7 +38,7 @@ def main() -> None:
     show.page_head("People")
     show_messages()
     with reading(workspace.engine) as session:
-        people, seen, mail = list_annotators(session=session), last_seen(session=session), emails(session=session)
+        people, seen, mail = list_annotators(session=session), last_seen(session=session), accounts(session=session)
         said, invites = count_by_annotator(session=session), open_invites(session=session)
     if visitor().annotator_id is None:
         st.info(
@@ -58,15 +58,19 @@ def row(who: Annotator, said: dict[int, int], seen: dict[int, datetime], mail: d
     number = who.id or 0
     status = "retracted" if who.retracted_at else "active" if who.active else "inactive"
     here = f"{seen[number]:%Y-%m-%d %H:%M}" if number in seen else "–"
-    return who.name, who.role, status, f"{said.get(number, 0):,}", here, mail.get(number, "–")
+    return who.name, who.role, status, f"{said.get(number, 0):,}", here, mail.get(number) or "–"
 
 
 def inviting(workspace: Workspace, invites: list[Invite]) -> None:
     """Make a link; those that were not used yet."""
     with st.form("invite"):
         name, role, days = st.columns([3, 2, 2], vertical_alignment="bottom")
-        name.text_input("Name (or let them choose)", key="invited", max_chars=80)
-        role.selectbox("Role", PEOPLE, index=0 if visitor().annotator_id else 1, key="invited_role")
+        alone = visitor().annotator_id is None  # then the first link is one's own, and keeps what one compared so far
+        mine = my_name() if alone and not invites else ""
+        name.text_input("Name (or let them choose)", value=mine, key="invited", max_chars=80)
+        role.selectbox(
+            "Role", PEOPLE, index=PEOPLE.index(Role.RESEARCHER if alone else Role.ANNOTATOR), key="invited_role"
+        )
         days.number_input("Days it holds", 1, 90, 7, key="invited_days")
         st.form_submit_button("Make a link", type="primary", on_click=act, args=(make_link, workspace, my_name()))
     link = st.session_state.get("link", "")
@@ -92,8 +96,10 @@ def make_link(workspace: Workspace, by: str) -> None:
     name, role = tidy(st.session_state["invited"]), Role(st.session_state["invited_role"])
     lasts = timedelta(days=int(st.session_state["invited_days"]))
     with writing(workspace.engine) as session:
-        there = name in [who.name for who in list_annotators(session=session)]  # they keep the role that they have
-        token, _ = add_invite(session=session, role=None if there else role, name=name, by=by, lasts=lasts)
+        known = accounts(session=session)
+        again = name in [who.name for who in list_annotators(session=session) if who.id in known]
+        # A second link is for a passcode forgotten: whoever has an account keeps the role that they have.
+        token, _ = add_invite(session=session, role=None if again else role, name=name, by=by, lasts=lasts)
     st.session_state["link"] = invite_link(own_address(workspace), token)
 
 
