@@ -309,6 +309,19 @@ def test_a_workspace_in_an_annotators_hands_picks_no_checkpoint(tmp_path: Path) 
         pick_candidate(theirs, checkpoint="round-1")
 
 
+def test_a_workspace_in_a_researchers_hands_goes_round_the_loop(tmp_path: Path) -> None:
+    workspace = seeding.new_workspace(tmp_path / "workspace", target=4)
+    theirs = workspace.acting_as(join(workspace.engine, role=Role.RESEARCHER))
+    (tmp_path / "asked.txt").write_text("Why?\nHow?\n")
+    assert import_file(engine=theirs.engine, path=tmp_path / "asked.txt", held_out_share=0.2).prompts_added == 2
+    seeding.open_round(theirs, seeding.plain_exchanges(4))
+    seeding.compare(theirs, "Lea", [Choice.LEFT] * 4)
+    seeding.train(theirs, steps=1, of=1)
+    seeding.promote(theirs)
+    with reading(theirs.engine) as session:
+        assert [entry.decision for entry in rounds.list_rounds(session=session)] == ["promote"]
+
+
 def test_a_role_is_looked_up_at_that_moment(engine: sa.Engine, people: list[int]) -> None:
     lea, _ = join(engine, role=Role.RESEARCHER), join(engine, name="Max", role=Role.RESEARCHER)
     theirs = on_behalf_of(engine, lea)
