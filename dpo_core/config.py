@@ -230,8 +230,18 @@ class WorkerSettings(Section):
 class ServerSettings(Section):
     """Where the app listens."""
 
-    address: str = Field("127.0.0.1", description="Only this machine. There is no login yet: mind what you open.")
+    address: str = Field("127.0.0.1", description="Only this machine; 0.0.0.0: every network, for people who log in.")
     port: int = Field(8501, ge=0, le=65535, description="0: any free one.")
+
+
+class TeamSettings(Section):
+    """Who may come in. `pairloop invite` lets somebody in; alone on this machine nobody needs to log in."""
+
+    login: Literal["auto", "required"] = Field(
+        "auto", description='"auto": once anybody has an account, or the app is not for this machine alone.'
+    )
+    login_days: int = Field(30, ge=1, le=365, description="Days after which everybody logs in again.")
+    url: str = Field("", description="Where people reach the app, for links in invites; empty: told by [server].")
 
 
 class StoreSettings(Section):
@@ -251,6 +261,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     worker: WorkerSettings = WorkerSettings()
     server: ServerSettings = ServerSettings()
+    team: TeamSettings = TeamSettings()
     store: StoreSettings = StoreSettings()
 
 

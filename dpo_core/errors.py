@@ -13,6 +13,10 @@ class WorkspaceError(CoreError):
     """The folder is not a workspace, or cannot become one."""
 
 
+class LoginNeededError(CoreError):
+    """Nobody is logged in where somebody must be."""
+
+
 class ModelError(CoreError):
     """A model, its tokenizer or its chat template cannot be used."""
 

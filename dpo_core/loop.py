@@ -37,6 +37,7 @@ from store.database import reading, writing
 from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
+from store.roles import require_researcher
 from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.snapshots import cut_snapshot, rows_to_train_on
@@ -388,6 +389,7 @@ def _candidates(session: Session, current: Round) -> list[Checkpoint]:
 def pick_candidate(workspace: Workspace, *, checkpoint: str) -> Round:
     """Let another checkpoint of the round's sweep be the one to decide about. Raises RunError where it is none."""
     with writing(workspace.engine) as session:
+        require_researcher(session=session, to="pick a checkpoint")
         current = _open_round(session)
         if current.status != RoundStatus.DECIDING:
             raise RunError(f"There is nothing to pick from: round {current.number} is {current.status}.")

@@ -18,6 +18,7 @@ from store.checkpoints import BASE, add_checkpoint, has_been_used
 from store.database import open_database, reading, writing
 from store.hashing import content_hash, sampled_hash
 from store.models import Checkpoint
+from store.roles import on_behalf_of
 
 FOLDERS = ("checkpoints", "snapshots", "runs")
 
@@ -35,6 +36,12 @@ class Workspace:
         engine = open_database(self.settings.store.url or f"sqlite:///{self.folder / 'pairloop.db'}")
         follow_base(engine, self.settings.model.base, self.folder)
         return engine
+
+    def acting_as(self, annotator_id: int) -> Workspace:
+        """This workspace in one person's hands: what only researchers may do is refused to an annotator."""
+        theirs = Workspace(self.folder, self.settings)
+        vars(theirs)["engine"] = on_behalf_of(self.engine, annotator_id)  # where cached_property keeps it
+        return theirs
 
     def run_folder(self, run_id: int) -> Path:
         """Where a run keeps its log, its metrics and what it resumes from."""

@@ -18,6 +18,7 @@ from store.comparisons import Choice, Remarks, current_comparison, record_compar
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
+from store.roles import require_researcher
 
 LOW_CONFIDENCE = 0.65  # below: the label says little more than a toss of a coin
 
@@ -62,6 +63,7 @@ def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
 
     The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it.
     """
+    require_researcher(session=session, to="see which pairs are in doubt")
     said, gold = read_pair_votes(session=session)
     reliability, flagged = reliability_of(said, gold), _flagged(session)
     found = [_doubtful(pair_id, each, reliability, flagged) for pair_id, each in _undecided(said).items()]
@@ -121,6 +123,7 @@ def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) ->
 
 def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
     """What stands of trusted annotators on a pair and its repeats, oldest first."""
+    require_researcher(session=session, to="see what others said")
     query = (
         sa.select(
             col(Annotator.name),
@@ -156,6 +159,7 @@ def adjudicate(
     An earlier verdict of the same annotator's on this pair is superseded, as by any change of mind; the same decision
     again (a second press) is returned as it is. Raises what `record_comparison` raises.
     """
+    require_researcher(session=session, to="decide about a pair in doubt")
     side_seed = lock_pair(session=session, pair_id=pair_id).side_seed
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
     if standing is not None and standing.adjudicates and _is_choice(standing, choice, side_seed):

@@ -9,12 +9,13 @@ from enum import StrEnum
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from store.errors import PairChangedError, StoreError
+from store.errors import NotAllowedError, PairChangedError, StoreError
 from store.guidelines import guidelines_id_in_force
 from store.holds import release_hold, take_hold
 from store.measuring import is_gold, opened_at
-from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Prompt, Purpose, Verdict, now
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import left_side, lock_pair, recount_open_slots
+from store.roles import person_of
 
 UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
 
@@ -103,6 +104,8 @@ def _by_completion(criteria: dict[str, str], left: str) -> dict[str, str]:
 
 def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
     annotator = session.get(Annotator, annotator_id)
+    if person_of(session) not in (None, annotator_id):
+        raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
     if annotator is None or not annotator.active:
         raise PairChangedError("This annotator is not active any more; nothing was written.")
     try:
@@ -263,23 +266,6 @@ def remarks_of(said: Comparison) -> Remarks:
         criteria={name: on[each] for name, each in said.criteria.items()},
         flags={on[each]: found for each, found in said.flags.items()},
     )
-
-
-Labelled = tuple[Comparison, Pair, Prompt, Annotator]
-
-
-def recent_comparisons(*, session: Session, limit: int) -> list[Labelled]:
-    """The latest standing comparisons with pair, prompt and annotator, newest first."""
-    query = (
-        select(Comparison, Pair, Prompt, Annotator)
-        .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .join(Prompt, col(Prompt.id) == Pair.prompt_id)
-        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
-        .where(col(Comparison.superseded_at).is_(None))
-        .order_by(col(Comparison.id).desc())
-        .limit(limit)
-    )
-    return [(said, pair, prompt, who) for said, pair, prompt, who in session.exec(query)]
 
 
 def count_comparisons(*, session: Session) -> dict[str, int]:

@@ -33,5 +33,21 @@ class StateError(StoreError):
     """The record exists, but is not in a state that allows this."""
 
 
+class NotAllowedError(StoreError):
+    """Something that only a researcher may do. Nothing was changed."""
+
+
+class LoginError(StoreError):
+    """A name and passcode, or an invite, that let nobody in."""
+
+
+class ThrottledError(LoginError):
+    """Too many wrong passcodes for one name. `seconds` until the next may be tried."""
+
+    def __init__(self, message: str, *, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class PairChangedError(StateError):
     """The verdict is for a pair that this annotator cannot judge (any more). Nothing was written."""

@@ -24,6 +24,7 @@ from store.hashing import file_hash
 from store.models import Snapshot
 from store.preferences import REASONS
 from store.prompts import Message
+from store.roles import require_researcher
 from store.snapshots import SPLITS, TIES, read_snapshot, verify_snapshot
 from store.wording import counted
 from store.writing_files import folder_written_aside
@@ -81,8 +82,9 @@ def export_snapshot(
     """Write a snapshot of the workspace `folder` as a dataset folder `target`, whole or not at all.
 
     Raises SnapshotError for an unknown style or format, where `target` holds something already, where the snapshot's
-    files were changed, or where the disk refuses.
+    files were changed, or where the disk refuses; NotAllowedError.
     """
+    require_researcher(session=session, to="export a snapshot")
     if style not in STYLES or file_format not in FILE_FORMATS:
         raise SnapshotError(f"A style is one of {', '.join(STYLES)}; a file format one of {', '.join(FILE_FORMATS)}.")
     target = target.resolve()

@@ -25,6 +25,7 @@ from store.errors import ColumnsError, ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
+from store.roles import require_researcher
 from store.row_shapes import Unusable, looks_like_preferences, read_gold, read_preference, read_prompt
 from store.wording import counted
 
@@ -171,6 +172,8 @@ def import_gold(
 def _start(
     kind: Kind, engine: sa.Engine, path: Path, share: float, source: str | None, on_progress: Progress | None
 ) -> _Import:
+    with reading(engine) as session:
+        require_researcher(session=session, to="import a file")
     origin = Origin(source or file_stem(path), share, on_progress or (lambda phase, done, total: None))
     return _Import(kind, engine, path, origin)
 

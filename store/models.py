@@ -5,6 +5,7 @@ References go one way, so that rows can be written in order and the schema has n
     Prompt <- Completion <- Pair <- Comparison -> Annotator
     Snapshot <- Checkpoint <- Round <- Run;  Completion, Pair and PairReward point at those.
     Pair, Annotator <- Hold;  Guidelines <- Comparison;  Annotator <- GuidelinesRead.
+    Account, Invite, Login (access_tables.py) -> Annotator
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
 comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
@@ -126,11 +127,13 @@ def _json() -> Any:
     return Field(default_factory=dict, sa_type=sa.JSON, nullable=False)
 
 
-def _moment() -> Any:
+def moment() -> Any:
+    """A column for when something happened: now, unless said otherwise."""
     return Field(default_factory=now, sa_type=UtcDateTime, nullable=False)
 
 
-def _maybe_moment() -> Any:
+def maybe_moment() -> Any:
+    """A column for when something happened, if it has."""
     return Field(default=None, sa_type=UtcDateTime, nullable=True)
 
 
@@ -142,8 +145,8 @@ class Annotator(SQLModel, table=True):
     name: str = Field(unique=True, index=True, max_length=80)
     role: str = Role.ANNOTATOR
     active: bool = True
-    retracted_at: datetime | None = _maybe_moment()
-    created_at: datetime = _moment()
+    retracted_at: datetime | None = maybe_moment()
+    created_at: datetime = moment()
 
 
 class ImportRecord(SQLModel, table=True):
@@ -156,7 +159,7 @@ class ImportRecord(SQLModel, table=True):
     file_hash: str = Field(max_length=64)
     format: str
     counts: dict[str, Any] = _json()
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
     __table_args__ = (sa.UniqueConstraint("file_hash", "kind", name="import_once"),)
 
 
@@ -169,7 +172,7 @@ class Prompt(SQLModel, table=True):
     source: str
     import_id: int | None = Field(default=None, foreign_key="import.id")
     held_out: bool = Field(index=True)
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
 
 
 class Snapshot(SQLModel, table=True):
@@ -179,7 +182,7 @@ class Snapshot(SQLModel, table=True):
     hash: str = Field(unique=True, max_length=64)
     path: str
     manifest: dict[str, Any] = _json()
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
 
 
 class Checkpoint(SQLModel, table=True):
@@ -195,7 +198,7 @@ class Checkpoint(SQLModel, table=True):
     metrics: dict[str, Any] = _json()
     code_version: str = ""
     verdict: str | None = None
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
     __table_args__ = (sa.CheckConstraint("kind IN ('full', 'lora')", name="kind_known"),)
 
 
@@ -218,9 +221,9 @@ class Round(SQLModel, table=True):
     result_checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
     decision: str | None = None
     decided_by: str | None = None
-    decided_at: datetime | None = _maybe_moment()
-    paused_at: datetime | None = _maybe_moment()
-    created_at: datetime = _moment()
+    decided_at: datetime | None = maybe_moment()
+    paused_at: datetime | None = maybe_moment()
+    created_at: datetime = moment()
 
 
 class Run(SQLModel, table=True):
@@ -241,10 +244,10 @@ class Run(SQLModel, table=True):
     attempt: int = 0
     crashes: int = 0
     cancel_requested: bool = False
-    lease_expires_at: datetime | None = _maybe_moment()
-    created_at: datetime = _moment()
-    started_at: datetime | None = _maybe_moment()
-    finished_at: datetime | None = _maybe_moment()
+    lease_expires_at: datetime | None = maybe_moment()
+    created_at: datetime = moment()
+    started_at: datetime | None = maybe_moment()
+    finished_at: datetime | None = maybe_moment()
 
 
 class Worker(SQLModel, table=True):
@@ -253,8 +256,8 @@ class Worker(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     doing: str = ""
-    started_at: datetime = _moment()
-    seen_at: datetime = _moment()
+    started_at: datetime = moment()
+    seen_at: datetime = moment()
 
 
 class Completion(SQLModel, table=True):
@@ -274,7 +277,7 @@ class Completion(SQLModel, table=True):
     rewrite_of: int | None = Field(default=None, foreign_key="completion.id")  # the completion that it betters
     annotator_id: int | None = Field(default=None, foreign_key="annotator.id")  # who wrote it, where a person did
     source: str = ""
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
     __table_args__ = (
         # An imported text is the same completion wherever it comes up again; two samples may well be equal.
         _unique_where("completion_imported_once", "prompt_id", "text_hash", where="checkpoint_id IS NULL"),
@@ -308,7 +311,7 @@ class Pair(SQLModel, table=True):
     note: str | None = None
     repeats: int | None = Field(default=None, foreign_key="pair.id")
     asked_of: int | None = Field(default=None, foreign_key="annotator.id")
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
     __table_args__ = (
         _one_of("purpose", Purpose),
         sa.CheckConstraint("completion_a_id <> completion_b_id", name="two_completions"),
@@ -360,7 +363,7 @@ class Guidelines(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     hash: str = Field(max_length=64, index=True)
     text: str
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
 
 
 class GuidelinesRead(SQLModel, table=True):
@@ -369,7 +372,7 @@ class GuidelinesRead(SQLModel, table=True):
     __tablename__ = "guidelines_read"
     annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
     hash: str = Field(primary_key=True, max_length=64)
-    created_at: datetime = _moment()
+    created_at: datetime = moment()
 
 
 class Comparison(SQLModel, table=True):
@@ -393,8 +396,8 @@ class Comparison(SQLModel, table=True):
     seconds: float | None = None
     left_side: str | None = None
     guidelines_id: int | None = Field(default=None, foreign_key="guidelines.id")
-    created_at: datetime = _moment()
-    superseded_at: datetime | None = _maybe_moment()
+    created_at: datetime = moment()
+    superseded_at: datetime | None = maybe_moment()
     __table_args__ = (
         _one_of("verdict", Verdict),
         sa.CheckConstraint("left_side IS NULL OR left_side IN ('a', 'b')", name="left_side_known"),

@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 
 from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
 from store.pairs import count_pairs, recount_open_slots
+from store.roles import require_researcher
 
 
 def open_pairs_about(*, session: Session, round_id: int, words: str) -> list[int]:
@@ -28,6 +29,7 @@ def open_pairs_about(*, session: Session, round_id: int, words: str) -> list[int
 
 def put_first(*, session: Session, round_id: int, pair_ids: Sequence[int]) -> None:
     """Have these pairs of the round asked before all others, in this order."""
+    require_researcher(session=session, to="change the queue")
     session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id) == round_id))  # all look from the start again
     first = session.exec(select(sa.func.min(Pair.position)).where(Pair.round_id == round_id)).one() or 0
     for place, pair_id in enumerate(pair_ids):
@@ -44,6 +46,7 @@ def ask_again(*, session: Session, round_id: int, below: float) -> list[int]:
     That is: a pair that has all its answers, two at least, of which no more than a share `below` say the same. Those
     agreed on least come first. Returns the pairs.
     """
+    require_researcher(session=session, to="change the queue")
     answers = _answers(session, round_id)
     shares = {pair_id: max(said.values()) / said.total() for pair_id, said in answers.items() if said.total() > 1}
     doubtful = sorted((pair_id for pair_id in shares if shares[pair_id] < below), key=lambda each: (shares[each], each))

@@ -27,6 +27,7 @@ from store.answers import BOTH_BAD, NONE, SKIP, TIE, Answers, Flags, Ints, count
 from store.intervals import Estimate, share_of, wilson
 from store.models import Annotator
 from store.reliability import Reliability, read_reliability
+from store.roles import require_researcher
 
 FAST_SECONDS = 1.0
 FAST_CHARACTERS = 150.0  # per second
@@ -94,7 +95,8 @@ class Quality:
 
 
 def read_quality(*, session: Session, with_retracted: bool = False) -> Quality:
-    """What stands, summed up. `with_retracted`: with what retracted annotators had said."""
+    """What stands, summed up. `with_retracted`: with what retracted annotators had said. Raises NotAllowedError."""
+    require_researcher(session=session, to="see how well annotators agree")
     return measure_quality(
         read_answers(session=session, with_retracted=with_retracted),
         people=list_annotators(session=session),

@@ -7,10 +7,12 @@ from sqlmodel import Session, col, select
 
 from store.errors import StateError, UnknownRecordError
 from store.models import Checkpoint, Decision, Round, RoundStatus, now
+from store.roles import require_researcher
 
 
 def add_round(*, session: Session, checkpoint_id: int, target: int) -> Round:
-    """Open the next round. Raises StateError while another is open."""
+    """Open the next round. Raises StateError while another is open, NotAllowedError."""
+    require_researcher(session=session, to="start a round")
     latest = latest_round(session=session)
     if latest is not None and latest.status != RoundStatus.DONE:
         raise StateError(f"Round {latest.number} is still open ({latest.status}). Finish or decide it first.")
@@ -40,7 +42,8 @@ def get_round(*, session: Session, number: int) -> Round:
 
 
 def set_round_status(*, session: Session, round_id: int, status: RoundStatus) -> Round:
-    """Move a round on. A round that is done stays done: raises StateError."""
+    """Move a round on. A round that is done stays done: raises StateError, NotAllowedError."""
+    require_researcher(session=session, to="move a round on")
     found = session.get_one(Round, round_id)
     if found.status == RoundStatus.DONE:
         raise StateError(f"Round {found.number} is done; it cannot go back to {status}.")
@@ -51,6 +54,7 @@ def set_round_status(*, session: Session, round_id: int, status: RoundStatus) ->
 
 def pause_round(*, session: Session, round_id: int) -> Round:
     """Serve nobody a pair of this round until it is resumed. Raises StateError for one that is paused or done."""
+    require_researcher(session=session, to="pause or resume a round")
     found = session.get_one(Round, round_id)
     if found.status == RoundStatus.DONE:
         raise StateError(f"Round {found.number} is done; there is nothing to pause.")
@@ -63,6 +67,7 @@ def pause_round(*, session: Session, round_id: int) -> Round:
 
 def resume_round(*, session: Session, round_id: int) -> Round:
     """Serve this round's pairs again. Raises StateError for one that is not paused."""
+    require_researcher(session=session, to="pause or resume a round")
     found = session.get_one(Round, round_id)
     if found.paused_at is None:
         raise StateError(f"Round {found.number} is not paused.")
@@ -72,7 +77,11 @@ def resume_round(*, session: Session, round_id: int) -> Round:
 
 
 def decide_round(*, session: Session, round_id: int, decision: Decision, by: str) -> Round:
-    """Close a round with what becomes of its checkpoint. Raises StateError unless there is one to decide about."""
+    """Close a round with what becomes of its checkpoint.
+
+    Raises StateError unless there is one to decide about, NotAllowedError.
+    """
+    require_researcher(session=session, to="decide about a checkpoint")
     found = session.get_one(Round, round_id, with_for_update=True)
     if found.status != RoundStatus.DECIDING or found.result_checkpoint_id is None:
         raise StateError(f"Round {found.number} has no new checkpoint to decide about (it is {found.status}).")

@@ -15,6 +15,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.models import Run, RunKind, RunStatus, now
+from store.roles import require_researcher
 from store.workers import is_gone
 
 MAX_CRASHES = 5  # deaths of the process without any progress in between, before a run is called failed
@@ -33,7 +34,8 @@ def queue_run(
     requested_by: str,
     round_id: int | None = None,
 ) -> Run:
-    """Ask for a run. Raises StateError while the round has a run of this kind open."""
+    """Ask for a run. Raises StateError while the round has a run of this kind open, NotAllowedError."""
+    require_researcher(session=session, to="start a run")
     _refuse_twin(session, round_id, kind)
     run = Run(kind=kind, settings=settings, requested_by=requested_by, round_id=round_id)
     session.add(run)
@@ -208,8 +210,9 @@ def release_run(*, session: Session, run_id: int, attempt: int, crashed: bool) -
 def cancel_run(*, session: Session, run_id: int) -> Run:
     """Ask a run to stop: at its next step if it is running, at once if nobody is running it (any more).
 
-    Raises StateError if it is over.
+    Raises StateError if it is over, NotAllowedError.
     """
+    require_researcher(session=session, to="cancel a run")
     run = _locked(session, run_id)
     if run.status in OPEN and _free(run):
         _close(session, run, RunStatus.CANCELLED, None)
@@ -222,7 +225,11 @@ def cancel_run(*, session: Session, run_id: int) -> Run:
 
 
 def retry_run(*, session: Session, run_id: int) -> Run:
-    """Queue a failed or cancelled run again; it goes on from what it has on disk. Raises StateError otherwise."""
+    """Queue a failed or cancelled run again; it goes on from what it has on disk.
+
+    Raises StateError otherwise, NotAllowedError.
+    """
+    require_researcher(session=session, to="try a run again")
     run = _locked(session, run_id)
     if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
         raise StateError(f"Run {run_id} is {run.status}; only a failed or cancelled run can be retried.")

@@ -23,6 +23,7 @@ from store.hashing import canonical_json, content_hash, file_hash, text_hash
 from store.models import TRAINED_ON, Completion, Pair, Prompt, Snapshot
 from store.preferences import Poll, Preference, SnapshotFilter, poll_comparisons
 from store.prompts import Message
+from store.roles import require_researcher
 from store.wording import counted
 from store.writing_files import folder_written_aside
 
@@ -53,8 +54,10 @@ def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | Non
 
     The same content again is the same snapshot: its row is returned, and its files are written if they are missing.
     Raises SnapshotError where there is too little to train on, where the disk refuses, or where files of this
-    snapshot are there but changed; UnknownRecordError for a round or an annotator that the filter made up.
+    snapshot are there but changed; UnknownRecordError for a round or an annotator that the filter made up;
+    NotAllowedError.
     """
+    require_researcher(session=session, to="cut a snapshot")
     filter = filter or SnapshotFilter()
     poll = poll_comparisons(session=session, filter=filter)
     splits = {split: _lines(poll.preferences, held_out=split == "test") for split in SPLITS}

@@ -44,6 +44,7 @@ def own_world(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypa
     home = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith("PAIRLOOP_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("PAIRLOOP_ADDRESS", "127.0.0.1")  # as if the app were served for this machine alone
     for name in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(name, str(home))
     for name in ("CONFIG", "CACHE", "DATA", "STATE", "RUNTIME"):

@@ -1,4 +1,4 @@
-"""A run's metrics as line charts. Names are TRL's own."""
+"""A run's metrics as line charts, under TRL's own names; and the pace of comparing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dpo_core.sweep import point_words
+from store.searching import Pace
 
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
@@ -17,6 +18,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rewards/margins", ("rewards/margins",)),
     ("logps", ("logps/chosen", "logps/rejected")),
 )
+MOST_NAMES = 8  # whose colours can still be told apart
 
 
 def metric_frame(metrics: Sequence[dict[str, Any]], names: Sequence[str], phase: str = "train") -> pd.DataFrame:
@@ -75,6 +77,21 @@ def sweep_chart(results: Sequence[dict[str, Any]]) -> bool:
         columns[place % 2].markdown(f"**{title}**")
         columns[place % 2].altair_chart(bars.properties(height=40 + 28 * len(frame)), width="stretch")
     return drawn
+
+
+def pace_chart(unit: str, rows: Sequence[Pace]) -> None:
+    """Draw how many comparisons were made in each hour or day, by annotator; beyond MOST_NAMES all others are one."""
+    frame = pd.DataFrame([vars(row) for row in rows], columns=["moment", "annotator", "comparisons"])
+    busiest = frame.groupby("annotator")["comparisons"].sum().nlargest(MOST_NAMES).index
+    frame["annotator"] = frame["annotator"].where(frame["annotator"].isin(busiest), "others")
+    time = "utcyearmonthdatehours" if unit == "hour" else "utcyearmonthdate"
+    bars = alt.Chart(frame).mark_bar().encode(
+        x=alt.X(f"{time}(moment):T", title=f"{unit} (UTC)"),
+        y=alt.Y("sum(comparisons):Q", title="comparisons"),
+        color=alt.Color("annotator:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=[alt.Tooltip(f"{time}(moment):T", title=unit), "annotator:N", "sum(comparisons):Q"],
+    )  # fmt: skip
+    st.altair_chart(bars.properties(height=220), width="stretch")
 
 
 def training_charts(metrics: Sequence[dict[str, Any]], phase: str = "train") -> bool:

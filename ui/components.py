@@ -11,8 +11,9 @@ from dpo_core.alarms import Alarm
 from store.models import Run, RunStatus, Worker
 from store.runs import OPEN
 from ui.model_text import plain_markdown, render_model_text, render_prompt
-from ui.state import DEFAULT_NAME, change_name, my_name
+from ui.state import DEFAULT_NAME, change_name, my_name, served_workspace, visitor
 from ui.story import duration, warnings_first
+from ui.visitors import log_out
 
 
 def page_head(title: str) -> None:
@@ -26,6 +27,10 @@ def page_head(title: str) -> None:
 def name_control() -> None:
     """The name one goes by, and the place to change it."""
     right = st.container(horizontal=True, horizontal_alignment="right")
+    if visitor().annotator_id is not None:
+        with right, st.popover(my_name(), type="tertiary", icon=":material/person:"):
+            st.button("Log out", key="log_out", on_click=log_out, args=(served_workspace(),))
+        return
     with right, st.popover(my_name() or "Your name", type="tertiary", icon=":material/person:"):
         _name_input("name_input", "Your name", value=my_name())
         st.caption("Your comparisons are kept under this name. It stays in the address, so a reload keeps it.")

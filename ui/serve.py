@@ -28,11 +28,14 @@ from streamlit.web import bootstrap
 import ui.charts
 import ui.components  # noqa: F401  imported now, with all they bring, so that the first visitor need not wait
 from dpo_core.errors import CoreError
-from dpo_core.workspace import open_workspace
+from dpo_core.team import SECRETS, require_way_in
+from dpo_core.workspace import Workspace, open_workspace
 from store.errors import StoreError
 from ui import attention
+from ui.login_pages import login_routes
 from ui.state import WORKSPACE_VARIABLE
 from ui.theme import STREAMLIT_OPTIONS
+from ui.visitors import ADDRESS_VARIABLE
 
 APP = Path(__file__).with_name("app.py")
 
@@ -53,14 +56,15 @@ class _Server(uvicorn.Server):
 def serve(*, workspace: Path, address: str, port: int) -> int:
     """Serve the app until a signal ends it. Returns the exit status."""
     try:
-        open_workspace(workspace).engine.dispose()
+        opened = open_workspace(workspace)
+        require_way_in(opened, address)
         listener = _listen(address, port)
     except (StoreError, CoreError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    os.environ[WORKSPACE_VARIABLE] = str(workspace.resolve())
+    os.environ |= {WORKSPACE_VARIABLE: str(opened.folder), ADDRESS_VARIABLE: address}
     url = _url(address, listener.getsockname()[1])
-    server = _Server(_configuration(address, listener), lambda: _announce(url))
+    server = _Server(_configuration(opened, address, listener), lambda: _announce(url))
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn stops in good order, then raises the signal again: by then there is nothing left to interrupt.
         signal.signal(number, lambda *_: None)
@@ -85,14 +89,14 @@ def _listen(address: str, port: int) -> socket.socket:
     return listener
 
 
-def _configuration(address: str, listener: socket.socket) -> uvicorn.Config:
-    port = listener.getsockname()[1]
-    bootstrap.load_config_options(STREAMLIT_OPTIONS | {"server.address": address, "server.port": port})
+def _configuration(workspace: Workspace, address: str, listener: socket.socket) -> uvicorn.Config:
+    where = {"server.address": address, "server.port": listener.getsockname()[1]}
+    bootstrap.load_config_options(STREAMLIT_OPTIONS | where | {"secrets.files": [str(workspace.folder / SECRETS)]})
     # Otherwise the first visitor to an address such as /loop gets pages/loop.py alone, without app.py around it.
     PagesManager.uses_pages_directory = False
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return uvicorn.Config(
-        st.App(APP, routes=[Route("/healthz", _healthz), attention.route]),
+        st.App(APP, routes=[Route("/healthz", _healthz), attention.route, *login_routes(workspace)]),
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=2,

@@ -9,16 +9,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import streamlit as st
 
-from dpo_core.errors import CoreError, WorkspaceError
+from dpo_core.errors import CoreError, LoginNeededError, WorkspaceError
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
 from store.database import writing
-from store.errors import StoreError
+from store.errors import NotAllowedError, StoreError
+from ui.visitors import Visitor, visitor_of
 
 WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
 DEFAULT_NAME = "me"
@@ -40,14 +41,44 @@ def reload_settings() -> None:
     _workspace_in.clear()  # type: ignore[attr-defined]
 
 
-def current_workspace() -> Workspace:
-    """The workspace this app serves. Raises WorkspaceError, SettingsError, DatabaseError."""
+def served_workspace() -> Workspace:
+    """The workspace this app serves, as its owner has it. Raises WorkspaceError, SettingsError, DatabaseError."""
     folder = os.environ.get(WORKSPACE_VARIABLE, "")
     if not folder:
         raise WorkspaceError(
             "This app was started without a workspace. Start it with `pairloop up` in one, or with `pairloop demo`."
         )
     return _workspace_in(folder)
+
+
+def current_workspace() -> Workspace:
+    """The workspace in the visitor's hands: the store refuses what they may not do. Raises LoginNeededError as well."""
+    workspace, number = served_workspace(), visitor().annotator_id
+    return workspace if number is None else workspace.acting_as(number)
+
+
+def research_workspace() -> Workspace:
+    """The workspace, for a page that is for researchers alone: for anybody else the page ends here, with why.
+
+    Asked again by what is drawn anew by itself: a login may end meanwhile.
+    """
+    try:
+        visitor(anew=True)
+        workspace = current_workspace()
+        if not visitor().researcher:
+            raise NotAllowedError("This page is for researchers. What there is to compare is on the Label page.")
+    except (LoginNeededError, NotAllowedError) as error:
+        st.error(str(error), icon=":material/lock:")
+        st.stop()
+    return workspace
+
+
+def visitor(*, anew: bool = False) -> Visitor:
+    """Who is here, as of when the page was drawn or a press arrived (`anew`). Raises LoginNeededError."""
+    if anew or "visitor" not in st.session_state:
+        st.session_state.pop("visitor", None)
+        st.session_state["visitor"] = visitor_of(served_workspace())
+    return cast(Visitor, st.session_state["visitor"])
 
 
 @contextmanager
@@ -62,6 +93,7 @@ def errors_in_words() -> Iterator[None]:
 def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any) -> None:
     """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn."""
     try:
+        visitor(anew=True)  # a login may have ended since the page was drawn
         function(*args, **kwargs)
     except (StoreError, CoreError) as error:
         st.session_state["problem"] = str(error)
@@ -80,7 +112,10 @@ def show_messages() -> None:
 
 
 def my_name() -> str:
-    """Who is comparing: the name in the address, kept there through every page and reload. Empty: not said yet."""
+    """Who is comparing: whoever is logged in. Where nobody needs to, the name in the address, kept there through every
+    page and reload; empty: not said yet."""
+    if visitor().annotator_id is not None:
+        return visitor().name
     if "name" not in st.session_state:
         st.session_state["name"] = st.query_params.get(NAME_PARAMETER, "").strip() or _name_of_newcomer()
     name = str(st.session_state["name"])
@@ -99,7 +134,7 @@ def _name_of_newcomer() -> str:
 def change_name(widget: str) -> None:
     """Go by the name typed into this widget."""
     name = " ".join(str(st.session_state[widget]).split())
-    if name:
+    if name and visitor().annotator_id is None:
         st.session_state["name"] = name
         st.session_state.pop("annotator", None)
         st.query_params.pop(NAME_PARAMETER, None)
@@ -107,6 +142,9 @@ def change_name(widget: str) -> None:
 
 def my_annotator_id(workspace: Workspace) -> int:
     """The row of whoever is comparing. Raises StoreError on a name that is none."""
+    logged_in = visitor().annotator_id
+    if logged_in is not None:
+        return logged_in
     name = my_name()
     known = st.session_state.get("annotator")
     if known is not None and known[0] == (name, str(workspace.folder)):

@@ -3,7 +3,8 @@
 from alembic import context
 from sqlmodel import SQLModel
 
-import store.models  # noqa: F401 - fills SQLModel.metadata
+import store.access_tables
+import store.models  # noqa: F401 - both fill SQLModel.metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -10,7 +10,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from dpo_core.config import FILE_NAME
 from dpo_core.editing_settings import change_section
 from dpo_core.workspace import Workspace
 from tests.browser import seeding
@@ -50,7 +49,7 @@ The area is $\\pi r^2$, not **$5**.
 def asking(tmp_path: Path) -> Workspace:
     """A round that asks for everything there is, about completions with everything in them."""
     workspace = seeding.new_workspace(tmp_path / "workspace", target=8)
-    change_section(workspace.folder / FILE_NAME, "label", EVERYTHING)
+    change_section(workspace, "label", EVERYTHING)
     asked = [(f"Question {n}?", f"{RICH}First answer to {n}.", f"{RICH}Second answer to {n}.") for n in range(1, 6)]
     seeding.open_round(workspace, asked)
     return workspace

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlmodel import SQLModel, col, select
 
-from store import database
+from store import access_tables, database  # noqa: F401  the first for its tables
 from store.annotators import get_or_add_annotator, list_annotators
 from store.database import backup_database, open_database, reading, writing
 from store.errors import DatabaseError, NewerWorkspaceError

@@ -24,6 +24,7 @@ from store.annotators import get_or_add_annotator
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.comparisons import record_comparison
 from store.database import reading, writing
+from store.invites import accept_invite
 from store.models import Comparison, Decision, RoundStatus
 from store.pairs import next_pair
 from store.rounds import add_round, latest_round
@@ -412,6 +413,42 @@ def test_runs_wait_for_a_worker_if_asked_to_and_can_be_called_off(pairloop: Pair
     assert pairloop("runs", "1", "--retry", "--detach", "--json").json["run"]["status"] == "queued"
     assert [entry["id"] for entry in pairloop("runs", "--json").json["runs"]] == [1]
     assert pairloop("runs", "7").code == YOURS
+
+
+# People
+
+
+def test_an_invite_is_a_link_whose_secret_is_kept_nowhere(pairloop: Pairloop, workspace: Path) -> None:
+    said = pairloop("invite", "--role", "researcher", "--name", "Lea", "--expires", "2", "--json").json
+    url, _, token = said["link"].partition("/join#")
+    assert (url, said["role"], said["name"]) == ("http://127.0.0.1:8501", "researcher", "Lea")
+    opened = open_workspace(workspace)
+    assert accept_invite(engine=opened.engine, token=token, name="", passcode="three small words")
+    told = pairloop("invite")
+    assert told.out.startswith("http://127.0.0.1:8501/join#") and "It lets one person in, once" in told.err
+    assert pairloop("invite", "--name", "import:nobody", "--role", "source").code == YOURS
+
+
+def test_somebody_is_let_in_by_their_address(pairloop: Pairloop, workspace: Path) -> None:
+    assert "Lea (annotator) can log in" in pairloop("invite", "--email", "lea@example.org", "--name", "Lea").out
+    assert pairloop("invite", "--email", "nonsense").code == YOURS
+
+
+def test_people_are_let_go_and_let_in_again(pairloop: Pairloop, workspace: Path) -> None:
+    with writing(open_workspace(workspace).engine) as session:
+        get_or_add_annotator(session=session, name="Lea")
+    for option, active in (("--deactivate", False), ("--reactivate", True), ("--log-out", True)):
+        (entry,) = pairloop("annotators", option, "Lea", "--json").json["annotators"]
+        assert (entry["name"], entry["active"]) == ("Lea", active)
+    assert pairloop("annotators", "--reactivate", "Lea").code == YOURS
+    assert pairloop("annotators", "--log-out", "Max").code == YOURS
+    assert pairloop("annotators", "--log-out", "Lea", "--retract", "Lea").code == YOURS
+
+
+def test_a_network_is_not_let_in_before_anybody_can_log_in(pairloop: Pairloop, workspace: Path) -> None:
+    said = pairloop("up", "--address", "0.0.0.0", "--port", "0")
+    assert said.code == YOURS
+    assert f"pairloop invite --role researcher --workspace {workspace}" in said.err
 
 
 @pytest.mark.parametrize("command", ["status", "rounds", "runs", "annotators", "snapshot --list"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
-from store.comparisons import Choice
+from store.comparisons import Choice, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.preferences import SnapshotFilter
@@ -67,14 +69,59 @@ def test_preferences_are_told_from_prompts(workspace: Workspace) -> None:
     assert (report.kind, report.comparisons_added) == ("preferences", 1)
 
 
+def listed(app: AppTest) -> list[list[Any]]:
+    """The rows of the list of comparisons."""
+    return app.dataframe[0].value.values.tolist()
+
+
 def test_comparisons_are_listed_newest_first(compared: Workspace, open_app: OpenApp) -> None:
     app = open_app("data")
     page = words(app)
     assert app.metric[1].value == "5"  # a skip is no comparison, here as on the Loop page
     assert "by 1 annotator, 1 skip apart" in page
-    assert page.index("Question 6?") < page.index("Question 1?")
-    for told in ("<td>Lea</td>", "<td>tie</td>", "<td>left</td>", "<td>skipped</td>", "<td>6.5</td>"):
+    rows = listed(app)
+    assert [row[2] for row in rows] == [f"Question {number}?" for number in (6, 5, 4, 3, 2, 1)]
+    assert [row[3] for row in rows] == ["left", "skipped", "left", "tie", "right", "left"]
+    assert {(row[1], row[4], row[5]) for row in rows} == {("Lea", 6.5, "1 (train)")}
+
+
+def test_comparisons_are_searched_and_filtered(compared: Workspace, open_app: OpenApp) -> None:
+    app = open_app("data")
+    app.text_input(key="find_text").set_value("answer to 4").run()
+    assert [row[2] for row in listed(app)] == ["Question 4?"]
+    app.text_input(key="find_text").set_value("").run()
+    app.multiselect(key="find_verdict").set_value(["tie", "skip"]).run()
+    assert [row[2] for row in listed(app)] == ["Question 5?", "Question 3?"]
+    assert "2 verdicts" in words(app)
+    app.selectbox(key="find_round").set_value(0).run()
+    assert "Nothing found" in words(app)
+    assert not app.exception
+
+
+def test_one_comparison_is_opened_with_its_history_and_where_it_went(compared: Workspace, open_app: OpenApp) -> None:
+    with writing(compared.engine) as session:
+        undo_comparison(session=session, comparison_id=4, annotator_id=1)
+        choose = {"session": session, "pair_id": 4, "annotator_id": 1, "choice": Choice.RIGHT}
+        record_comparison(**choose, reason="=clearer()")
+        cut_snapshot(session=session, folder=compared.folder)
+    app = open_app("data")
+    app.query_params["comparison"] = "7"
+    page = words(app.run())
+    assert "Comparison 7" in page and "Question 4?" in page and "First answer to 4." in page
+    assert page.count("<td>stands</td>") == 1
+    for told in ("=clearer()", "<td>1</td>", "base, run 1, seed 3, 4 tokens, ended by stop", "chosen, to train on"):
         assert told in page
+    app.query_params["comparison"] = "4"
+    assert "No snapshot that was cut while this verdict stood" in words(app.run())
+    app.query_params["comparison"] = "99"
+    assert "There is no comparison 99" in words(app.run())
+
+
+def test_the_pace_is_drawn(compared: Workspace, open_app: OpenApp) -> None:
+    app = open_app("data")
+    app.toggle(key="pace").set_value(True).run()
+    assert not app.exception
+    assert app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
 
 
 def test_a_snapshot_is_cut_and_says_what_it_left_out(compared: Workspace, open_app: OpenApp) -> None:
@@ -109,7 +156,7 @@ def test_an_export_is_written_and_offered(compared: Workspace, open_app: OpenApp
     button(app, "Export").click().run()
     (folder,) = (compared.folder / "exports").iterdir()
     assert folder.name.endswith("-plain-jsonl")
-    assert [each.proto.label for each in app.get("download_button")] == [f"Download {folder.name}.zip"]
+    assert [each.proto.label for each in app.get("download_button")][1:] == [f"Download {folder.name}.zip"]
 
 
 def test_the_zip_holds_what_was_exported(compared: Workspace, open_app: OpenApp) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 import ui.verdicts
-from dpo_core.config import FILE_NAME
 from dpo_core.editing_settings import change_section
 from dpo_core.loop import start_round
 from dpo_core.workspace import Workspace
@@ -279,7 +278,7 @@ def test_a_strength_is_written_with_the_verdict(
 
 
 def test_without_strengths_the_arrows_alone_decide(workspace: Workspace, open_app: OpenApp) -> None:
-    change_section(workspace.folder / FILE_NAME, "label", {"strengths": False, "skip_reasons": []})
+    change_section(workspace, "label", {"strengths": False, "skip_reasons": []})
     seeding.open_round(workspace, seeding.plain_exchanges(2))
     app = open_app()
     shortcuts = {each.label: each.proto.shortcut for each in app.button}
@@ -333,7 +332,7 @@ def test_looking_back_takes_nothing_back(pairs: Workspace, open_app: OpenApp) ->
 def asking(workspace: Workspace) -> Workspace:
     """A workspace that asks for everything beside the verdict."""
     everything = {"criteria": ["helpful"], "tags": ["clearer"], "reason": True, "flags": ["unsafe"], "rewrite": True}
-    change_section(workspace.folder / FILE_NAME, "label", everything)
+    change_section(workspace, "label", everything)
     seeding.open_round(workspace, seeding.plain_exchanges(3))
     return workspace
 
@@ -386,12 +385,12 @@ def test_differences_are_marked_on_demand(pairs: Workspace, open_app: OpenApp) -
 def test_lengths_are_shown_only_where_allowed(workspace: Workspace, open_app: OpenApp) -> None:
     seeding.open_round(workspace, seeding.plain_exchanges(2))
     assert "4 words" not in words(open_app())
-    change_section(workspace.folder / FILE_NAME, "label", {"lengths": True})
+    change_section(workspace, "label", {"lengths": True})
     assert "4 words" in words(open_app())
 
 
 def test_a_goal_for_the_day_is_in_sight(workspace: Workspace, open_app: OpenApp) -> None:
-    change_section(workspace.folder / FILE_NAME, "label", {"daily_goal": 2})
+    change_section(workspace, "label", {"daily_goal": 2})
     seeding.open_round(workspace, seeding.plain_exchanges(4))
     app = open_app()
     assert "0 of 2 today" in words(app)

@@ -1,4 +1,4 @@
-"""`pairloop import`, `snapshot`, `export`, `annotators`: what people said, on its way in and out."""
+"""`pairloop import`, `snapshot`, `export`: what people said, on its way in and out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import typer
 
 from dpo_core.filters import snapshot_filter
 from dpo_core.workspace import Workspace, open_workspace
-from store.annotators import list_annotators, retract_annotator
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.exporting import export_snapshot
 from store.importing import ImportReport, Kind, import_file
-from store.models import Annotator, Snapshot
+from store.models import Snapshot
 from store.preferences import REASONS
 from store.snapshots import cut_snapshot, get_snapshot, list_snapshots, trained_words
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one
@@ -126,38 +125,6 @@ def _import_row(report: ImportReport) -> tuple[Any, ...]:
         report.duplicates,
         report.contradictions + sum(report.skipped.values()),
     )
-
-
-def annotators(
-    retract: Annotated[
-        str | None, typer.Option("--retract", metavar="NAME", help="Leave this annotator out of all future snapshots.")
-    ] = None,
-    workspace: WorkspaceOption = HERE,
-    as_json: JsonOption = False,
-) -> None:
-    """Who compared, and leaving somebody out.
-
-    Nothing is deleted: snapshots cut before stay as they are, later ones count what was left out and why.
-
-    \b
-    Example:
-      pairloop annotators --retract "Test account"
-    """
-    opened = open_workspace(workspace)
-    if retract is not None:
-        with writing(opened.engine) as session:
-            retract_annotator(session=session, name=retract)
-    with reading(opened.engine) as session:
-        found = list_annotators(session=session)
-    if as_json:
-        print_json({"annotators": found})
-    else:
-        print_table(("name", "role", "status", "since"), [_annotator_row(annotator) for annotator in found])
-
-
-def _annotator_row(annotator: Annotator) -> tuple[Any, ...]:
-    status = "retracted" if annotator.retracted_at else "active" if annotator.active else "inactive"
-    return annotator.name, annotator.role, status, annotator.created_at
 
 
 def snapshot(

@@ -13,6 +13,7 @@ import typer
 
 from dpo_core.carry_out import LOG_FORMAT
 from dpo_core.demo import open_demo, start_first_round
+from dpo_core.team import require_way_in
 from dpo_core.worker import serve as carry_out_runs
 from dpo_core.workspace import Workspace, open_workspace
 from ui.commands.options import HERE, WorkspaceOption, this_person
@@ -23,7 +24,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="Where to listen; 0.0.0.0 for every network (there is no login).",
+        help="Where to listen; 0.0.0.0 for every network (people log in: see `pairloop invite`).",
         show_default="pairloop.toml",
     ),
 ]
@@ -78,12 +79,13 @@ def demo(
 def _up(workspace: Workspace, address: str | None, port: int | None, open_it: bool) -> None:
     server = workspace.settings.server
     host = address or server.address
+    require_way_in(workspace, host)
     logs = workspace.folder / "logs"
     logs.mkdir(exist_ok=True)
     with sole(logs / "up.lock") as tell:  # before the port: whoever starts it twice is told where it is
         number = free_port(host, server.port if port is None else port)
         url = _url(host, number)
-        tell({"url": url})
+        tell({"url": url, "address": host})
         children = _children(workspace, host, number, logs)
         workspace.engine.dispose()  # they open the database for themselves
         supervise(children, url=url, on_ready=lambda: _welcome(workspace, url, open_it))

@@ -7,7 +7,7 @@ import streamlit as st
 from dpo_core.filters import snapshot_filter
 from dpo_core.loop import round_stories
 from dpo_core.workspace import Workspace
-from store.comparisons import Labelled, count_comparisons, recent_comparisons
+from store.comparisons import count_comparisons
 from store.database import reading, writing
 from store.exporting import FILE_FORMATS, STYLES
 from store.models import Snapshot
@@ -16,27 +16,28 @@ from store.prompts import count_prompts
 from store.snapshots import cut_snapshot, list_snapshots
 from store.wording import counted
 from ui import components as show
-from ui.state import act, current_workspace, errors_in_words, show_messages
+from ui.comparisons import PARAMETER, browse
+from ui.state import act, errors_in_words, research_workspace, show_messages
 from ui.transfer import ENDINGS, export_to_workspace, import_upload, zipped
 
-RECENT = 30
+TABS = ("Import", "Comparisons", "Snapshots and export")
 
 
 def main() -> None:
     """Counts on top; below them what comes in, what was said, what goes out."""
-    workspace = current_workspace()
+    workspace = research_workspace()
     show.page_head("Data")
     show_messages()
     with reading(workspace.engine) as session:
         prompts, said = count_prompts(session=session), count_comparisons(session=session)
-        snapshots, recent = list_snapshots(session=session), recent_comparisons(session=session, limit=RECENT)
+        snapshots = list_snapshots(session=session)
         skips = sum(entry.comparisons["skip"] for entry in round_stories(session=session))
     counts(prompts, said, skips, snapshots)
-    importing, comparing, cutting = st.tabs(["Import", "Comparisons", "Snapshots and export"])
+    importing, comparing, cutting = st.tabs(TABS, default=TABS[PARAMETER in st.query_params])
     with importing:
         import_files(workspace, sum(prompts.values()))
     with comparing:
-        comparisons(recent, said["comparisons"])
+        browse()
     with cutting:
         snapshots_and_export(workspace, snapshots)
 
@@ -83,32 +84,6 @@ def drop_file(workspace: Workspace) -> None:
             st.rerun()
     if "imported" in st.session_state:
         st.success(st.session_state["imported"], icon=":material/check:")
-
-
-def comparisons(recent: list[Labelled], total: int) -> None:
-    """The latest verdicts."""
-    if not recent:
-        show.empty_state("Nothing compared yet", "What annotators say appears here, newest first.")
-        return
-    if total > len(recent):
-        st.caption(f"The latest {len(recent)} of {total:,}.")
-    show.table(("When (UTC)", "Who", "Prompt", "Verdict", "Seconds"), [comparison_row(entry) for entry in recent])
-
-
-def comparison_row(entry: Labelled) -> tuple[object, ...]:
-    """One comparison as a line of the table."""
-    said, _pair, prompt, annotator = entry
-    asked = prompt.messages[-1]["content"]
-    words = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
-    sided = "left" if said.verdict == said.left_side else "right"
-    verdict = words.get(said.verdict, sided if said.left_side else said.verdict)
-    return (
-        f"{said.created_at:%Y-%m-%d %H:%M}",
-        annotator.name,
-        asked if len(asked) <= 90 else asked[:89] + "…",
-        verdict,
-        "–" if said.seconds is None else f"{said.seconds:.1f}",
-    )
 
 
 def snapshots_and_export(workspace: Workspace, snapshots: list[Snapshot]) -> None:

@@ -39,7 +39,7 @@ from store.workers import live_workers
 from ui import components as show
 from ui import story
 from ui.plan import plan_facts, plan_line
-from ui.state import act, current_workspace, errors_in_words, my_name, show_messages
+from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
@@ -59,7 +59,7 @@ HEAD = (
 
 def main() -> None:
     """Draw the page; while something goes on, look every few seconds whether it is still as drawn."""
-    workspace = current_workspace()
+    workspace = research_workspace()
     show.page_head("Loop")
     show_messages()
     state, _, stories = read(workspace)
@@ -84,7 +84,7 @@ def follow(workspace: Workspace, drawn: LoopState) -> None:
 
     def live() -> None:
         with errors_in_words():
-            state, workers, stories = read(workspace)
+            state, workers, stories = read(research_workspace())
             if what_can_be_done(state) != what_can_be_done(drawn):
                 st.rerun()
             now(workspace, state, workers, stories)

@@ -18,7 +18,7 @@ from ui import components as show
 from ui import story
 from ui.charts import sweep_chart, training_charts, training_phases
 from ui.plan import planned_and_used
-from ui.state import act, current_workspace, errors_in_words, log_tail, my_name, show_messages
+from ui.state import act, errors_in_words, log_tail, my_name, research_workspace, show_messages
 
 SIGNS = {
     RunStatus.QUEUED: "waiting",
@@ -33,7 +33,7 @@ LISTED = 12
 
 def main() -> None:
     """The list of runs, and the chosen one beside it."""
-    workspace = current_workspace()
+    workspace = research_workspace()
     show.page_head("Runs")
     show_messages()
     with reading(workspace.engine) as session:
@@ -78,7 +78,7 @@ def watch(workspace: Workspace, run: Run) -> None:
 
     def live() -> None:
         with errors_in_words():
-            with reading(workspace.engine) as session:
+            with reading(research_workspace().engine) as session:
                 fresh, workers = get_run(session=session, run_id=number), live_workers(session=session)
             if what_can_be_done(fresh) != drawn:
                 st.rerun()

@@ -10,7 +10,7 @@ from dpo_core.config import FILE_NAME, LabelSettings
 from dpo_core.editing_settings import change_section
 from dpo_core.workspace import Workspace
 from ui import components as show
-from ui.state import act, current_workspace, reload_settings, show_messages
+from ui.state import act, reload_settings, research_workspace, show_messages
 
 SUGGESTED = {
     "criteria": ["helpful", "harmless", "honest", "correct", "tone"],
@@ -22,7 +22,7 @@ SUGGESTED = {
 
 def main() -> None:
     """One form; what is saved holds from everybody's next pair on."""
-    workspace = current_workspace()
+    workspace = research_workspace()
     show.page_head("Settings")
     show_messages()
     asked = workspace.settings.label
@@ -77,8 +77,8 @@ def names(label: str, key: str, current: list[str]) -> list[str]:
 
 
 def save(workspace: Workspace, values: dict[str, Any]) -> None:
-    """Write the section, and let every session read it. Raises SettingsError."""
-    change_section(workspace.folder / FILE_NAME, "label", values)
+    """Write the section, and let every session read it. Raises SettingsError, NotAllowedError."""
+    change_section(workspace, "label", values)
     reload_settings()
 
 

@@ -17,7 +17,7 @@ from store.quality import Quality, read_quality
 from ui import components as show
 from ui import quality_words as words
 from ui.model_text import plain_markdown
-from ui.state import act, current_workspace, my_annotator_id, my_name, show_messages
+from ui.state import act, my_annotator_id, my_name, research_workspace, show_messages
 from ui.transfer import zipped_tables
 
 SECTIONS = ("Quality", "Inbox")
@@ -34,7 +34,7 @@ VERDICTS = (
 
 def main() -> None:
     """One of two sections: figures of the annotators, or the pairs in doubt."""
-    workspace = current_workspace()
+    workspace = research_workspace()
     show.page_head("Team")
     show_messages()
     picked = st.segmented_control("Show", SECTIONS, default=SECTIONS[0], key="team", label_visibility="collapsed")

@@ -1,0 +1,267 @@
+"""The Data page's comparisons: searched, filtered and sorted by the database, a page at a time; and one, opened."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dpo_core.workspace import Workspace
+from store.annotators import list_annotators
+from store.database import reading
+from store.hashing import content_hash
+from store.lineage import Lineage, Said, SnapshotUse, snapshots_with, trace_comparison
+from store.models import Checkpoint, Comparison, Completion, Purpose, Verdict
+from store.rounds import list_rounds
+from store.searching import Found, Search, Sort, count_found, find_comparisons, read_pace, write_csv
+from store.wording import counted
+from ui import components as show
+from ui.charts import pace_chart
+from ui.model_text import render_model_text
+from ui.state import errors_in_words, research_workspace
+
+PAGE = 50
+COUNT_SECONDS = 15  # how long the number that a text was found is kept
+PARAMETER = "comparison"  # in the address: opens one
+WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
+IMPORTED = 0
+
+
+def browse() -> None:
+    """Filters on top, the page that was found below, and the one that is opened. Only this part is drawn anew."""
+
+    def part() -> None:
+        with errors_in_words():
+            workspace = research_workspace()
+            st.session_state["opened"] = None
+            search = filters(workspace)
+            total = how_many(workspace, search)
+            if total:
+                listed(workspace, search, total)
+            elif search == Search():
+                show.empty_state("Nothing compared yet", "What annotators say appears here, newest first.")
+            else:
+                show.empty_state("Nothing found", "No comparison is as asked for. Take a filter away.")
+            opened(workspace)
+
+    st.fragment(part)()
+
+
+def how_many(workspace: Workspace, search: Search) -> int:
+    """How many are found. A text is looked for in all texts, which takes a moment: not again for each page."""
+    if search.text:
+        return _count_texts(str(workspace.folder), replace(search, sort=Sort.NEWEST), workspace)
+    with reading(workspace.engine) as session:
+        return count_found(session=session, search=search)
+
+
+def _counted_anew(folder: str, search: Search, _workspace: Workspace) -> int:
+    with reading(_workspace.engine) as session:
+        return count_found(session=session, search=search)
+
+
+_count_texts: Callable[[str, Search, Workspace], int] = st.cache_data(
+    _counted_anew, ttl=COUNT_SECONDS, show_spinner=False
+)
+
+
+def filters(workspace: Workspace) -> Search:
+    """What is asked for."""
+    with reading(workspace.engine) as session:
+        names = {who.id: who.name for who in list_annotators(session=session)}
+        rounds = {None: "all rounds", IMPORTED: "imported"}
+        rounds |= {entry.id: f"round {entry.number}" for entry in list_rounds(session=session)}
+    text, order = st.columns([4, 1])
+    said = text.text_input("Search", key="find_text", placeholder="In prompts, completions and reasons")
+    sort = order.selectbox("Order", list(Sort), key="find_sort", format_func=lambda sort: sort.value)
+    with st.expander("Filters"):
+        first, second, third = st.columns(3)
+        who = first.multiselect("Annotator", list(names), key="find_who", format_func=lambda number: names[number])
+        verdicts = second.multiselect("Verdict", list(Verdict), key="find_verdict", format_func=verdict_name)
+        purposes = third.multiselect("Purpose", list(Purpose), key="find_purpose", format_func=str)
+        of_round = first.selectbox("Round", list(rounds), key="find_round", format_func=lambda number: rounds[number])
+        days = second.date_input("From and to (UTC)", (), key="find_days")
+        marked = third.checkbox("With flags, tags, criteria or a reason", key="find_marked")
+        superseded = third.checkbox("What was taken back or changed too", key="find_superseded")
+    since, until = span(days)
+    return Search(
+        said.strip(), tuple(who), tuple(verdicts), tuple(purposes), of_round, marked, since, until, superseded, sort
+    )
+
+
+def span(days: Any) -> tuple[date | None, date | None]:
+    """First and last day of what was picked; while only one is picked, from that one on."""
+    picked = days if isinstance(days, tuple | list) else (days,)
+    return (picked[0] if picked else None), (picked[1] if len(picked) > 1 else None)
+
+
+def verdict_name(verdict: str) -> str:
+    """A verdict in words, as the filter lists it."""
+    return WORDS.get(verdict, f"{verdict} is better")
+
+
+def listed(workspace: Workspace, search: Search, total: int) -> None:
+    """One page of the list, with its CSV and its pace."""
+    mark = content_hash(repr(search))[:8]  # another search begins at its first page, with nothing opened
+    pages = -(-total // PAGE)
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.caption(counted(total, "verdict"))
+        page = st.pagination(pages, key=f"page-{mark}") if pages > 1 else 1
+        st.download_button("CSV", csv_of(workspace, search), "comparisons.csv", "text/csv", icon=":material/download:")
+    with reading(workspace.engine) as session:
+        found = find_comparisons(session=session, search=search, limit=PAGE, offset=PAGE * (page - 1))
+    picked = st.dataframe(
+        frame_of(found),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"found-{mark}-{page}",
+        row_height=36,
+    )
+    rows = picked["selection"]["rows"]
+    st.session_state["opened"] = found[rows[0]].comparison.id if rows else None
+    if st.toggle("Pace", key="pace"):
+        with reading(workspace.engine) as session:
+            pace_chart(*read_pace(session=session, search=search))
+
+
+def csv_of(workspace: Workspace, search: Search) -> Callable[[], bytes]:
+    """What makes the CSV, once somebody asks for it."""
+
+    def made() -> bytes:
+        stream = io.StringIO(newline="")
+        with reading(workspace.engine) as session:
+            write_csv(session=session, search=search, stream=stream)
+        return stream.getvalue().encode()
+
+    return made
+
+
+def frame_of(found: list[Found]) -> pd.DataFrame:
+    """A page of the list as a table."""
+    columns = ["When (UTC)", "Who", "Prompt", "Verdict", "Seconds", "Round", "Beside it"]
+    return pd.DataFrame([line(entry) for entry in found], columns=columns)
+
+
+def line(entry: Found) -> tuple[object, ...]:
+    """One comparison as a line."""
+    said = entry.comparison
+    asked = entry.messages[-1]["content"]
+    return (
+        f"{said.created_at:%Y-%m-%d %H:%M}",
+        entry.annotator,
+        asked if len(asked) <= 160 else asked[:159] + "…",
+        verdict_words(said) + (" (superseded)" if said.superseded_at else ""),
+        said.seconds,
+        "imported" if entry.round_number is None else f"{entry.round_number} ({entry.purpose})",
+        beside(said),
+    )
+
+
+def verdict_words(said: Comparison) -> str:
+    """A verdict by the side that was seen; by its completion where nobody saw any side."""
+    if said.verdict in WORDS:
+        return WORDS[said.verdict]
+    return ("left" if said.verdict == said.left_side else "right") if said.left_side else said.verdict
+
+
+def beside(said: Comparison) -> str:
+    """What was said beside the verdict."""
+    flags = [f"{side}: {', '.join(marks)}" for side, marks in said.flags.items() if marks]
+    criteria = [f"{name}: {side}" for name, side in said.criteria.items()]
+    strength = [f"strength {said.strength}"] if said.strength else []
+    return " · ".join([*strength, *said.tags, *flags, *criteria, *([said.reason] if said.reason else [])])
+
+
+def opened(workspace: Workspace) -> None:
+    """The one that was picked in the list, or that the address names."""
+    number = st.session_state.get("opened") or st.query_params.get(PARAMETER, "")
+    if not number:
+        return
+    if not str(number).isdecimal():
+        st.error(f"{number} is no comparison's number.")
+        return
+    with reading(workspace.engine) as session:
+        lineage = trace_comparison(session=session, comparison_id=int(number))
+        uses = snapshots_with(session=session, folder=workspace.folder, lineage=lineage)
+    with st.container(border=True, key="opened_comparison"):
+        st.subheader(f"Comparison {number}", anchor=False)
+        st.caption(f"To show it to somebody of your team: the address of this page with ?{PARAMETER}={number}")
+        show.prompt_block(lineage.prompt.messages)
+        texts(lineage)
+        st.markdown("**All verdicts on this pair**")
+        show.table(
+            ("When (UTC)", "Who", "Verdict", "Seconds", "Beside it", "Until"),
+            [history_row(said) for said in lineage.history],
+        )
+        where_from(lineage, uses)
+
+
+def texts(lineage: Lineage) -> None:
+    """Both completions, with who wrote them: here nobody judges any more."""
+    for side, column in zip("ab", st.columns(2), strict=True):
+        written = lineage.completions[side]
+        chosen = " · chosen" if lineage.comparison.verdict == side else ""
+        with column.container(border=True, height="stretch"):
+            st.html(
+                f'<section role="region" aria-label="Completion {side}"><span class="pl-role">{side}{chosen}</span>'
+                f"{render_model_text(written.text)}</section>"
+            )
+            st.caption(maker_words(written, lineage.makers[side]))
+
+
+def maker_words(written: Completion, maker: Checkpoint | None) -> str:
+    """Who or what wrote a completion."""
+    if maker is None:
+        return "rewritten by an annotator" if written.rewrite_of else f"imported from {written.source or 'a file'}"
+    run = f", run {written.run_id}" if written.run_id else ""
+    seed = "" if written.seed is None else f", seed {written.seed}"
+    length = "" if written.tokens is None else f", {counted(written.tokens, 'token')}"
+    return f"{maker.name}{run}{seed}{length}, ended by {written.finish_reason}"
+
+
+def history_row(said: Said) -> tuple[object, ...]:
+    """One verdict on the pair, whoever's."""
+    comparison = said.comparison
+    ended = f"{comparison.superseded_at:%Y-%m-%d %H:%M}" if comparison.superseded_at else "stands"
+    by_side = f" ({comparison.verdict})" if comparison.left_side and comparison.verdict in ("a", "b") else ""
+    return (
+        f"{comparison.created_at:%Y-%m-%d %H:%M:%S}",
+        said.annotator.name + (" (retracted)" if said.annotator.retracted_at else ""),
+        verdict_words(comparison) + by_side,
+        "–" if comparison.seconds is None else f"{comparison.seconds:.1f}",
+        beside(comparison),
+        ended,
+    )
+
+
+def where_from(lineage: Lineage, uses: list[SnapshotUse]) -> None:
+    """The pair, its round, and the snapshots that it went into."""
+    pair, left = lineage.pair, lineage.comparison.left_side
+    rows: list[tuple[object, object]] = [
+        ("Pair", f"{pair.id}, {pair.purpose}" + (f", repeats pair {pair.repeats}" if pair.repeats else "")),
+        ("Round", lineage.round.number if lineage.round else "none: it was imported"),
+        ("Prompt", f"{lineage.prompt.id}, from {lineage.prompt.source}" + held_out(lineage)),
+        ("Stood left", left or "nothing: nobody saw it here"),
+    ]
+    rows += [("In snapshot", use_words(use)) for use in uses]
+    show.table(("Where it comes from, where it went", ""), rows)
+    if not uses:
+        st.caption("No snapshot that was cut while this verdict stood holds the pair.")
+
+
+def held_out(lineage: Lineage) -> str:
+    """Whether the prompt is one that nothing is ever trained on."""
+    return ", held out" if lineage.prompt.held_out else ""
+
+
+def use_words(use: SnapshotUse) -> str:
+    """What a snapshot made of the pair."""
+    part = {"train": f"{use.chosen} chosen, to train on", "test": f"{use.chosen} chosen, held out", "ties": "a tie"}
+    trained = f"; trained: {', '.join(use.trained)}" if use.trained else ""
+    return f"{use.snapshot.hash[:12]} ({part.get(use.split, use.split)}){trained}"
