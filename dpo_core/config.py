@@ -42,7 +42,7 @@ class RoundSettings(Section):
     """How much is asked in one round."""
 
     comparisons: int = Field(40, ge=2, description="Comparisons a round asks for before it can be trained on.")
-    comparisons_per_pair: int = Field(1, ge=1, description="How many annotators judge each pair.")
+    comparisons_per_pair: int = Field(1, ge=1, description="How many annotators judge a pair; see overlap below.")
     spare_pairs: float = Field(0.25, ge=0, le=2, description="Pairs beyond the target, as a share, for skips.")
     held_out_share: float = Field(
         0.2, ge=0, le=0.9, description="Share of prompts never trained on, to judge with. Fixed when prompts come in."

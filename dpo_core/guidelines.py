@@ -16,7 +16,7 @@ from store.guidelines import guidelines_in_force, put_in_force
 from store.models import Guidelines
 
 GUIDELINES_FILE = "guidelines.md"
-_seen: dict[Path, tuple[tuple[int, int], Guidelines | None]] = {}  # file -> (when it was written, its size), version
+_seen: dict[Path, tuple[tuple[int, int] | None, Guidelines | None]] = {}  # file: when it was written, and the version
 
 
 def write_guidelines(folder: Path) -> None:
@@ -33,18 +33,22 @@ def current_guidelines(workspace: Workspace) -> Guidelines | None:
     """
     path = workspace.folder / GUIDELINES_FILE
     try:
-        found = path.stat()
-        stamp = (found.st_mtime_ns, found.st_size)
-        if path in _seen and _seen[path][0] == stamp:
-            return _seen[path][1]
-        version = _in_force(workspace, path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        _seen.pop(path, None)
-        return _in_force(workspace, "")
+        stamp = _written(path)
+        if path not in _seen or _seen[path][0] != stamp:
+            text = path.read_text(encoding="utf-8") if stamp is not None else ""
+            _seen[path] = stamp, _in_force(workspace, text)
     except (OSError, UnicodeDecodeError) as error:
         raise WorkspaceError(f"{path} cannot be read: {error}. Mend it, or remove it.") from error
-    _seen[path] = stamp, version
-    return version
+    return _seen[path][1]
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """When the file was written, in ns, and its size in bytes; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _in_force(workspace: Workspace, text: str) -> Guidelines | None:

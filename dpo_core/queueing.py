@@ -58,7 +58,7 @@ def meter_figures(workspace: Workspace, current: Round, done: int) -> tuple[int,
     """How far the round is for whoever compares: comparisons made, and asked for.
 
     Where gold pairs or repeats are mixed in, those are counted in both: a count that stood still after a verdict would
-    tell which they are.
+    tell which they are. How many there will be is only expected, so a round that has what it asked for is full.
     """
     queue, target = workspace.settings.queue, current.target
     if not queue.gold and not queue.repeats:
@@ -66,7 +66,8 @@ def meter_figures(workspace: Workspace, current: Round, done: int) -> tuple[int,
     assert current.id is not None
     with reading(workspace.engine) as session:
         measured = count_measured(session=session, round_id=current.id)
-    return done + measured, max(target, round(target / (1 - queue.gold - queue.repeats)))
+    made, expected = done + measured, round(target / (1 - queue.gold - queue.repeats))
+    return made, made if done >= target else max(expected, made + 1)
 
 
 def done_for_today(workspace: Workspace, annotator_id: int) -> bool:
@@ -99,7 +100,7 @@ def prioritise(workspace: Workspace, *, words: str) -> int:
 
 
 def ask_doubtful_again(workspace: Workspace, *, below: float) -> int:
-    """Ask one annotator more about pairs on which no more than this share agree; how many. Raises RunError."""
+    """Ask one annotator more about pairs on which less than this share agree; how many. Raises RunError."""
     if not 0 < below <= 1:
         raise RunError(f"The share of annotators who agree lies between 0 and 1, not at {below:g}.")
     with writing(workspace.engine) as session:

@@ -4,12 +4,12 @@ A hold is a lease: one that has run out keeps nobody else out, and the pair is s
 served, unless somebody else was quicker. Gold pairs and repeats want no number of answers, and are anybody's to hold.
 
 SQLite has one writer at a time. On PostgreSQL transactions run side by side, and each counts holds as they stood when
-its statement began: so a pair's row is locked before its holds are counted, and taking it may fail.
+its statement began: so a pair's row is locked before its holds are counted, and taking a pair may fail.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -77,9 +77,12 @@ _TAKEN = {"sqlite": _taken(sqlite.insert), "postgresql": _taken(postgresql.inser
 
 def take_hold(*, session: Session, pair_id: int, annotator_id: int, hold: timedelta = HOLD) -> bool:
     """Keep a pair for this annotator from now on; False where others have all of it that it still wants."""
+    dialect = session.get_bind().dialect.name
+    if dialect != "sqlite":
+        session.execute(select(Pair.id).where(Pair.id == pair_id).with_for_update())
     moment = now()
     given = {"pair_id": pair_id, "annotator_id": annotator_id, "moment": moment, "until": moment + hold}
-    return session.connection().execute(_TAKEN[session.get_bind().dialect.name], given).rowcount > 0
+    return session.connection().execute(_TAKEN[dialect], given).rowcount > 0
 
 
 def release_hold(*, session: Session, pair_id: int, annotator_id: int) -> None:
@@ -99,7 +102,8 @@ def release_all(*, session: Session, annotator_id: int) -> None:
 def require_room(*, session: Session, pair_id: int, annotator_id: int, choice: str) -> None:
     """Raise PairChangedError for an answer that comes after its hold ran out and somebody else took the pair over.
 
-    It would be one more than the pair asked for. A skip is no answer, and a change of mind is no further one.
+    It would be one more than the pair asked for. A skip is no answer, and a change of mind is no further one. Whoever
+    holds the pair still needs no more than that it wants an answer.
     """
     if choice == Verdict.SKIP:
         return
@@ -107,14 +111,23 @@ def require_room(*, session: Session, pair_id: int, annotator_id: int, choice: s
     purpose = session.exec(select(Pair.purpose).where(Pair.id == pair_id).with_for_update()).first()
     if purpose not in (Purpose.TRAIN, Purpose.DUEL):
         return
+    moment = now()
+    theirs = (col(Pair.open_slots) > 0) & _is_held_by(annotator_id, moment)
     fits = sa.select(col(Pair.id)).where(
-        col(Pair.id) == pair_id, _has_answer_of(annotator_id) | has_room_for(annotator_id, now())
+        col(Pair.id) == pair_id, theirs | _has_answer_of(annotator_id) | has_room_for(annotator_id, moment)
     )
     if session.execute(fits).first() is None:
         raise PairChangedError(
             "That pair was on screen for so long that it went to somebody else. This one verdict was not kept; all "
             "those before it are. Here is the next pair."
         )
+
+
+def _is_held_by(annotator_id: int, moment: datetime) -> Any:
+    live = sa.select(col(Hold.pair_id)).where(
+        col(Hold.pair_id) == col(Pair.id), col(Hold.annotator_id) == annotator_id, col(Hold.until) > moment
+    )
+    return live.exists()
 
 
 def _has_answer_of(annotator_id: int) -> Any:

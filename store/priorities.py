@@ -43,7 +43,7 @@ def put_first(*, session: Session, round_id: int, pair_ids: Sequence[int]) -> No
 def ask_again(*, session: Session, round_id: int, below: float) -> list[int]:
     """Ask one annotator more about each pair of the round on which too few agree, and before all others.
 
-    That is: a pair that has all its answers, two at least, of which no more than a share `below` say the same. Those
+    That is: a pair that has all its answers, two at least, of which less than the share `below` say the same. Those
     agreed on least come first. Returns the pairs.
     """
     require_researcher(session=session, to="change the queue")

@@ -8,7 +8,7 @@ from datetime import datetime, time, timedelta
 from sqlmodel import Session, col, select
 
 from store.holds import HOLD
-from store.models import Comparison, Verdict, now
+from store.models import COUNTED, MEASURING, Comparison, Pair, Verdict, now
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def is_done_for_today(*, session: Session, annotator_id: int, rules: QueueRules)
         return False
     earliest = (
         select(Comparison.created_at)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
         .where(
+            col(Pair.purpose).in_((*COUNTED, *MEASURING)),  # practice is no work
             Comparison.annotator_id == annotator_id,
             Comparison.verdict != Verdict.SKIP,
             col(Comparison.superseded_at).is_(None),

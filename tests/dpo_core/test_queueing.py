@@ -62,6 +62,13 @@ def test_the_meter_is_as_it_was_where_nothing_is_mixed_in(tmp_path: Path) -> Non
     assert meter_figures(workspace, Round(id=1, number=1, checkpoint_id=1, target=40), 7) == (7, 40)
 
 
+def test_the_meter_is_full_once_the_round_has_what_it_asked_for(tmp_path: Path) -> None:
+    workspace = seeding.new_workspace(tmp_path / "workspace")
+    mixed = Workspace(workspace.folder, workspace.settings.model_copy(update={"queue": settings(gold=0.2).queue}))
+    opened = Round(id=1, number=1, checkpoint_id=1, target=40)
+    assert [meter_figures(mixed, opened, done) for done in (0, 39, 40, 44)] == [(0, 50), (39, 50), (40, 40), (44, 44)]
+
+
 def test_each_text_of_the_file_is_a_version_and_no_file_is_none(tmp_path: Path) -> None:
     workspace = seeding.new_workspace(tmp_path / "workspace")
     path = workspace.folder / GUIDELINES_FILE

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import select
 
-from store.comparisons import count_round
+from store.comparisons import count_round, record_comparison
 from store.database import reading, writing
 from store.errors import PairChangedError, StateError
 from store.models import Comparison, Hold, Pair, QueueMark, now
@@ -82,6 +82,19 @@ def test_a_verdict_that_comes_after_somebody_took_the_pair_over_is_not_one_too_m
         answer(engine, pair.id, person)
     with reading(engine) as session:
         assert count_round(session=session, round_id=opened.id)["done"] == wanted
+
+
+def test_of_two_who_hold_a_pair_the_first_may_answer_where_another_verdict_came_from_elsewhere(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    opened, (pair, _) = make_round(engine, pairs=2, wanted=2)
+    for person in people[:2]:
+        assert serve(engine, opened.id, person).pair_id == pair.id
+    with writing(engine) as session:  # as somebody does who decides about it
+        record_comparison(session=session, pair_id=pair.id, annotator_id=people[2], choice="tie")
+    answer(engine, pair.id, people[0])
+    with pytest.raises(PairChangedError):
+        answer(engine, pair.id, people[1])
 
 
 def test_a_verdict_that_comes_late_is_kept_where_there_is_room(

@@ -293,7 +293,9 @@ def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
 def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
     """Train; or compare on while pairs are left. A round on imports has only its training."""
     train_button("Train", workspace, state, primary=True)
-    if state.pairs["open"]:
+    if story.paused(state):
+        button("Resume", resume, workspace)
+    elif state.pairs["open"]:
         go("Compare on", story.LABEL_PAGE)
     elif not state.imported:
         more_pairs(workspace)
