@@ -11,7 +11,7 @@ from store.database import writing
 from store.invites import accept_invite, add_invite
 from store.models import Role
 from tests.browser.conftest import Round
-from ui.state import DWELL_SECONDS
+from ui.verdicts import DWELL_SECONDS
 
 PASSCODE = "three small words"
 
@@ -43,7 +43,7 @@ def test_an_annotator_joins_by_a_link_compares_and_is_still_in_after_a_reload(pa
     page.get_by_role("button", name="Join").click()
     expect(page.get_by_text("First answer to 1.")).to_be_visible()
     page.wait_for_timeout(1000 * DWELL_SECONDS + 100)  # what is pressed sooner was meant for the pair before
-    page.get_by_role("button", name="Left is better").click()
+    page.get_by_role("button", name="Left clearly").click()
     expect(page.get_by_text("1 by Lea")).to_be_visible()
     assert len(comparing.said()) == 1
     page.reload()

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from store.annotators import get_or_add_annotator
-from store.comparisons import Choice, record_comparison, undo_comparison
+from store.comparisons import Choice, Remarks, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import UnknownRecordError
 from store.lineage import snapshots_with, trace_comparison
@@ -41,7 +41,7 @@ def asked(engine: sa.Engine, make_round: MakeRound, people: list[int]) -> list[P
         )  # fmt: skip
         session.add(pair)
         session.flush()
-        said = say(session, pair.id, people[2], Choice.LEFT, START + timedelta(days=2), reason="@warm")
+        said = say(session, pair.id, people[2], Choice.LEFT, START + timedelta(days=2), remarks=Remarks(reason="@warm"))
         said.tags = ["odd"]
         session.add(said)
     return pairs

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
-from store.comparisons import Choice, record_comparison, undo_comparison
+from store.comparisons import Choice, Remarks, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.preferences import SnapshotFilter
@@ -102,7 +102,7 @@ def test_one_comparison_is_opened_with_its_history_and_where_it_went(compared: W
     with writing(compared.engine) as session:
         undo_comparison(session=session, comparison_id=4, annotator_id=1)
         choose = {"session": session, "pair_id": 4, "annotator_id": 1, "choice": Choice.RIGHT}
-        record_comparison(**choose, reason="=clearer()")
+        record_comparison(**choose, remarks=Remarks(reason="=clearer()"))
         cut_snapshot(session=session, folder=compared.folder)
     app = open_app("data")
     app.query_params["comparison"] = "7"

@@ -174,7 +174,7 @@ def test_an_annotator_compares_and_finds_no_other_page(workspace: Workspace, ope
     seeding.open_round(workspace, seeding.plain_exchanges(2))
     lea = log_in("Lea")
     app = open_app(name="Max")
-    button(app, "Left is better").click().run()
+    button(app, "Left clearly").click().run()
     assert [comparison.annotator_id for comparison in said(workspace)] == [lea]
     for page in RESEARCH_PAGES:
         app = open_app(page)
@@ -224,7 +224,7 @@ def test_a_verdict_after_the_login_ended_is_not_written(
     app = open_app()
     with writing(workspace.engine) as session:
         end(session=session, name="Lea")
-    button(app, "Left is better").click().run()
+    button(app, "Left clearly").click().run()
     assert said(workspace) == []
     assert labels(app) == []
 
@@ -254,7 +254,7 @@ def test_an_identity_providers_word_is_taken_for_who_was_invited(
         admit_email(session=session, email="lea@example.org", name="Lea")
     known = {"is_logged_in": True, "email": "lea@example.org", "email_verified": True}
     provide(workspace, monkeypatch, **known)
-    assert "Left is better" in labels(open_app())
+    assert "Left clearly" in labels(open_app())
     for said_of_them, told in (
         ({"is_logged_in": False}, "With a passcode"),
         (known | {"email_verified": False}, "does not vouch"),
@@ -263,7 +263,7 @@ def test_an_identity_providers_word_is_taken_for_who_was_invited(
         provide(workspace, monkeypatch, **said_of_them)
         app = open_app()
         assert told in words(app)
-        assert "Left is better" not in labels(app)
+        assert "Left clearly" not in labels(app)
 
 
 # Serving
