@@ -39,6 +39,11 @@ class Words:
     page: str = ""
 
 
+PATIENCE = Words(
+    "Nothing to compare for now", "Your team's researchers prepare what comes next. This page goes on by itself."
+)
+
+
 def stage_of(state: LoopState) -> int:
     """Which of STAGES the open round is in; -1 for none."""
     if state.step == Step.MEND_RUN:

@@ -16,11 +16,13 @@ from streamlit.testing.v1 import AppTest
 import ui.state
 import ui.visitors
 from dpo_core.errors import CoreError
+from dpo_core.loop import start_round
 from dpo_core.team import SECRETS, has_provider, require_way_in
 from dpo_core.workspace import Workspace
 from store.annotators import change_role, deactivate_annotator, get_annotator, log_out_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.errors import NotAllowedError
 from store.invites import accept_invite, add_invite, admit_email, open_invites
 from store.logins import begin_login, find_login
 from store.models import Role
@@ -190,13 +192,18 @@ def test_a_researcher_finds_every_page(page: str, open_app: OpenApp, log_in: Any
     assert "Log out" in labels(app)
 
 
-def test_a_forged_press_is_refused_by_the_store(workspace: Workspace, open_app: OpenApp, log_in: Any) -> None:
-    """The Label page itself offers an annotator a button that only a researcher may press: so this is a real press."""
+def test_an_annotator_is_offered_nothing_that_the_store_would_refuse(
+    workspace: Workspace, open_app: OpenApp, log_in: Any
+) -> None:
     seeding.add_prompts(workspace, seeding.plain_exchanges(2))
     log_in("Lea")
     app = open_app()
-    button(app, "Start round 1").click().run()
-    assert "Only a researcher may start a round" in words(app)
+    assert "Start round 1" not in labels(app) and "researchers prepare what comes next" in words(app)
+    with reading(workspace.engine) as session:
+        lea = get_annotator(session=session, name="Lea").id
+    assert lea is not None
+    with pytest.raises(NotAllowedError, match="Only a researcher may start a round"):
+        start_round(workspace.acting_as(lea), by="Lea")
     with reading(workspace.engine) as session:
         assert list_rounds(session=session) == []
 

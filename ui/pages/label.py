@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dpo_core.filters import late_ones_count
 from dpo_core.loop import LoopState, Step, read_loop, start_round
@@ -12,13 +13,14 @@ from store.comparisons import count_annotator, current_comparison, last_comparis
 from store.database import reading, writing
 from store.models import Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, shown_pair
+from store.rounds import latest_round
 from store.workers import live_workers
 from ui import components as show
 from ui import onboarding, story, verdicts
 from ui.attention import my_watch, watch_page
 from ui.reading_aids import completions_as_read, reading_controls
 from ui.remarks import ask_remarks
-from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages
+from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, visitor
 from ui.theme import start_at_the_top
 
 
@@ -30,24 +32,33 @@ def main() -> None:
         show.ask_name()
         return
     annotator_id = my_annotator_id(workspace)
-    with reading(workspace.engine) as session:
-        state = read_loop(session=session)
-    current = open_round(state)
+    current = open_round(workspace)
     if onboarding.settle_in(workspace, current, annotator_id):
         return
     pair = pair_looked_at(workspace, current, annotator_id) or find_pair(workspace, current, annotator_id)
-    head(workspace, state, current, annotator_id)
-    show_messages()
-    if pair is None:
+    # The texts are sent first, into their place below: reading them can begin while the rest is made ready.
+    top, note = st.container(key="head"), st.container()
+    if pair is not None:
+        show.prompt_block(pair.messages)
+        completions_as_read(workspace.settings.label, pair)
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+    with top:
+        head(workspace, state, current, annotator_id)
+    with note:
+        show_messages()
+    if pair is None or current is None:
         my_watch().stop()
         nothing_to_compare(workspace, state, current, annotator_id)
     else:
-        compare(workspace, state, pair, annotator_id)
+        compare(workspace, state, current, pair, annotator_id, note)
 
 
-def open_round(state: LoopState) -> Round | None:
+def open_round(workspace: Workspace) -> Round | None:
     """The round whose pairs are asked, if one is open."""
-    return None if state.round is None or state.round.status == RoundStatus.DONE else state.round
+    with reading(workspace.engine) as session:
+        found = latest_round(session=session)
+    return None if found is None or found.status == RoundStatus.DONE else found
 
 
 def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) -> ShownPair | None:
@@ -61,8 +72,7 @@ def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) ->
 
 def head(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """How far the round is, and who is comparing."""
-    with st.container(key="head"):
-        left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
+    left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
     with right, st.container(horizontal=True, horizontal_alignment="right", wrap=False):
         onboarding.guidelines_control(workspace)
         show.name_control()
@@ -87,26 +97,28 @@ def pair_looked_at(workspace: Workspace, current: Round | None, annotator_id: in
     return pair if pair.round_id in (current.id, None) else None  # a gold pair is of no round
 
 
-def compare(workspace: Workspace, state: LoopState, pair: ShownPair, annotator_id: int) -> None:
-    """One pair, and the verdicts within reach of the keyboard."""
-    asked = workspace.settings.label
-    said = looking_back(workspace, pair, annotator_id)
-    if said is None:
-        target_reached(workspace, state)
-    show.prompt_block(pair.messages)
-    completions_as_read(asked, pair)
-    ask_remarks(asked, pair.pair_id)
+def compare(
+    workspace: Workspace, state: LoopState, current: Round, pair: ShownPair, annotator_id: int, note: DeltaGenerator
+) -> None:
+    """What surrounds the two texts, and the verdicts within reach of the keyboard."""
+    with note:
+        said = looking_back(workspace, current, pair, annotator_id)
+        if said is None:
+            target_reached(workspace, state)
+    ask_remarks(workspace.settings.label, pair.pair_id)
     with st.bottom:
         if verdicts.is_skipping(pair.pair_id):
             why_skip(workspace, pair, annotator_id)
         else:
-            verdict_buttons(workspace, pair, annotator_id, said)
+            verdict_buttons(workspace, current, pair, annotator_id, said)
     start_at_the_top(pair.pair_id)
     my_watch().shows(pair.pair_id)
     watch_page()
 
 
-def verdict_buttons(workspace: Workspace, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
+def verdict_buttons(
+    workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None
+) -> None:
     """A key for each verdict; below them what else can be done."""
     standing = verdicts.verdict_words(said) if said else None
     with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{pair.pair_id}"):
@@ -116,8 +128,8 @@ def verdict_buttons(workspace: Workspace, pair: ShownPair, annotator_id: int, sa
         verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
         skip_button(workspace, pair, annotator_id)
         if said is None:
-            undo_button(workspace, pair.round_id, annotator_id)
-            look_back_button(workspace, pair.round_id, annotator_id)
+            last = undo_button(workspace, current.id, annotator_id)
+            step_button("Look back", last.pair_id if last else None, "P")
         reading_controls()
         show.keys_sheet(graded=workspace.settings.label.strengths)
 
@@ -155,11 +167,11 @@ def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
         st.button("Back", key=f"why-not-{pair.pair_id}", shortcut="Escape", type="tertiary", on_click=act, args=back)
 
 
-def looking_back(workspace: Workspace, pair: ShownPair, annotator_id: int) -> Comparison | None:
+def looking_back(workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int) -> Comparison | None:
     """Where one is in the day's work, and what one said; None where the pair is the queue's next."""
-    if verdicts.looked_at() != pair.pair_id or pair.round_id is None:
+    if verdicts.looked_at() != pair.pair_id or current.id is None:
         return None
-    today = verdicts.todays_work(workspace, annotator_id, pair.round_id)
+    today = verdicts.todays_work(workspace, annotator_id, current.id)
     with reading(workspace.engine) as session:
         said = current_comparison(session=session, pair_id=pair.pair_id, annotator_id=annotator_id)
     if said is None:
@@ -189,18 +201,12 @@ def step_button(label: str, pair_id: int | None, key: str) -> None:
     )
 
 
-def look_back_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> None:
-    """Look at the last pair of the day again, without taking anything back."""
-    assert round_id is not None
-    today = verdicts.todays_work(workspace, annotator_id, round_id)
-    step_button("Look back", today[-1].pair_id if today else None, "P")
-
-
-def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> None:
-    """Take back the last verdict: the one this page knows of, so that a second press can never reach the one before."""
+def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> Comparison | None:
+    """Take back the last verdict, and which one that is: a second press can never reach the one before."""
     assert round_id is not None
     with reading(workspace.engine) as session:
         last = last_comparison_id(session=session, annotator_id=annotator_id, round_id=round_id)
+        said = session.get(Comparison, last) if last is not None else None
     st.button(
         "Undo",
         key=f"undo-{last}",
@@ -210,11 +216,14 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
         on_click=act,
         args=(verdicts.take_back, workspace, last, annotator_id),
     )
+    return said
 
 
 def target_reached(workspace: Workspace, state: LoopState) -> None:
     """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
     assert state.round is not None
+    if not visitor().researcher:
+        return
     if state.step == Step.TRAIN:
         to_the_loop("**The round has what it asked for.** You can train now, or go on comparing.", "Train")
     elif state.step == Step.DECIDE:
@@ -236,11 +245,16 @@ def to_the_loop(text: str, verb: str) -> None:
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
+    researcher = visitor().researcher
     words = story.waiting_words(state, done_for_today=done_for_today(workspace, annotator_id))
+    if not researcher and (words.page or state.step == Step.START_ROUND):
+        words = story.PATIENCE
     show.empty_state(words.title, words.text)
     if current is not None and current.id is not None:
         show.paragraph(verdicts.day_words(verdicts.todays_work(workspace, annotator_id, current.id)))
-    if state.step == Step.START_ROUND:
+    if not researcher:
+        wait_for_pair(workspace, annotator_id)
+    elif state.step == Step.START_ROUND:
         label = f"Start round {state.round.number + 1 if state.round else 1}"
         st.button(
             label, key="start", type="primary", on_click=act, args=(start_round, workspace), kwargs={"by": my_name()}
@@ -249,19 +263,21 @@ def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | 
         if st.button(words.button, key="go", type="primary"):
             st.switch_page(words.page)
     else:
-        wait_for_pair(workspace, current, annotator_id)
+        wait_for_pair(workspace, annotator_id)
     if current is not None and state.comparisons.get("total"):
         undo_button(workspace, current.id, annotator_id)
 
 
-def wait_for_pair(workspace: Workspace, current: Round | None, annotator_id: int) -> None:
+def wait_for_pair(workspace: Workspace, annotator_id: int) -> None:
     """Look every two seconds whether there is a pair, and go on as soon as there is one."""
 
     def look() -> None:
         with errors_in_words():
             with reading(workspace.engine) as session:
                 state, workers = read_loop(session=session), live_workers(session=session)
-            if find_pair(workspace, current, annotator_id) is not None or story.waiting_words(state).page:
+            leads_on = bool(story.waiting_words(state).page) and visitor().researcher
+            opened = open_round(workspace)
+            if find_pair(workspace, opened, annotator_id) is not None or leads_on:
                 st.rerun()
             show.worker_warning(workers, state.run)
             if state.run is not None and state.step == Step.WAIT_FOR_PAIRS:
