@@ -47,7 +47,7 @@ def label_studio_page(browser: Browser, command: Path, folder: Path, labels: int
         page.locator("input[name=email]").fill(USER)
         page.locator("input[name=password]").fill(PASSWORD)
         page.keyboard.press("Enter")
-        page.wait_for_url("**/projects**")
+        page.wait_for_url(lambda url: "login" not in url)
         page.goto(f"{address}/projects/{project}/data?labeling=1")
         page.get_by_text("answer to").first.wait_for(timeout=60_000)
         yield page
