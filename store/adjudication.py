@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
-from store.comparisons import Choice, Remarks, current_comparison, record_comparison
+from store.comparisons import Choice, Remarks, current_comparison, record_comparison, undo_comparison
+from store.holds import release_hold
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
-from store.pairs import left_side, lock_pair
+from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
 from store.roles import require_researcher
 
@@ -87,14 +89,13 @@ def _undecided(said: Sequence[PairVote]) -> dict[int, list[PairVote]]:
 
 
 def _flagged(session: Session) -> set[int]:
-    """The pairs that a trusted annotator tagged, or flagged a completion of."""
-    marks = (sa.cast(col(column), sa.Text).like('%["%') for column in (Comparison.tags, Comparison.flags))
+    """The pairs of which a trusted annotator flagged a completion."""
     query = (
         sa.select(sa.func.coalesce(col(Pair.repeats), col(Pair.id)))
         .select_from(Comparison)
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .where(_stands(), sa.or_(*marks))
+        .where(_stands(), sa.cast(col(Comparison.flags), sa.Text).like('%["%'))
     )
     return set(session.execute(query).scalars())
 
@@ -176,6 +177,34 @@ def adjudicate(
     session.add(decided)
     session.flush()
     return decided
+
+
+def take_back_decision(*, session: Session, comparison_id: int, annotator_id: int) -> None:
+    """Take a decision back. What its annotator had said of the pair, and it took the place of, stands again."""
+    require_researcher(session=session, to="decide about a pair in doubt")
+    ruling = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
+    if ruling is None:
+        return
+    release_hold(session=session, pair_id=ruling.pair_id, annotator_id=annotator_id)
+    before = session.exec(
+        select(Comparison)
+        .where(
+            Comparison.pair_id == ruling.pair_id,
+            Comparison.annotator_id == annotator_id,
+            col(Comparison.id) < comparison_id,
+        )
+        .order_by(col(Comparison.id).desc())
+        .limit(1)
+    ).first()
+    if before is not None and before.superseded_at is not None and _replaced(before.superseded_at, ruling.created_at):
+        content = before.model_dump(exclude={"id", "created_at", "superseded_at"})
+        session.add(Comparison(**content))
+        session.flush()
+        recount_open_slots(session=session, pair_id=ruling.pair_id)
+
+
+def _replaced(left: datetime, came: datetime) -> bool:
+    return abs(came - left) < timedelta(seconds=1)  # in one transaction: an undo of one's own lies further back
 
 
 def _is_choice(said: Comparison, choice: Any, side_seed: int) -> bool:

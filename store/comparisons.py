@@ -138,7 +138,11 @@ def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) ->
     # Their latest few, so that what it costs does not grow with what they said before.
     latest = (
         select(Comparison.id, Comparison.pair_id, Comparison.created_at)
-        .where(Comparison.annotator_id == annotator_id, col(Comparison.superseded_at).is_(None))
+        .where(
+            Comparison.annotator_id == annotator_id,
+            col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
+        )
         .order_by(col(Comparison.id).desc())
         .limit(UNDO_WINDOW)
         .subquery()
@@ -185,6 +189,7 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
         .where(
             Pair.round_id == round_id,
             col(Pair.purpose).in_(COUNTED),
+            ~col(Comparison.adjudicates),
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
@@ -206,6 +211,7 @@ def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> in
         Comparison.pair_id == Pair.id,
         Comparison.annotator_id == annotator_id,
         Comparison.verdict != Verdict.SKIP,
+        ~col(Comparison.adjudicates),
         col(Comparison.superseded_at).is_(None),
     )
     asked = (*COUNTED, *MEASURING)
@@ -242,6 +248,7 @@ def comparisons_since(
         .where(
             Comparison.annotator_id == annotator_id,
             col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
             (Pair.round_id == round_id) | (Pair.purpose == Purpose.GOLD),
             col(Pair.purpose).in_((*COUNTED, *MEASURING)),
         )

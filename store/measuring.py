@@ -111,6 +111,7 @@ def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) ->
             col(Comparison.annotator_id) == annotator_id,
             col(Comparison.superseded_at).is_(None),
             col(Comparison.verdict) != Verdict.SKIP,
+            ~col(Comparison.adjudicates),
             col(Pair.purpose).in_(COUNTED),
         )
         .order_by(col(Comparison.id).desc())

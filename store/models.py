@@ -294,7 +294,8 @@ class Pair(SQLModel, table=True):
     `gold_verdict`: the known answer of a `gold` or `calibration` pair, with `note` saying why. These belong to no round
     and want no number of answers: each annotator judges each once at most. A `calibration` pair `repeats` the gold pair
     that it was made of. A `repeat` asks `asked_of` alone, in the same round, a second time about the pair that it
-    `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides.
+    `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides. A
+    `rewrite` `repeats` the pair on which it was written.
     """
 
     id: int | None = Field(default=None, primary_key=True)

@@ -240,8 +240,19 @@ def lock_pair(*, session: Session, pair_id: int) -> Pair:
 def recount_open_slots(*, session: Session, pair_id: int) -> None:
     """Set `open_slots` to what the pair still wants.
 
-    A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others.
+    A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others. One that was
+    adjudicated wants nothing more.
     """
+    trusted = (
+        select(Comparison.id)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            Comparison.pair_id == pair_id,
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
+    )
+    ruled = trusted.where(col(Comparison.adjudicates)).exists()
     answered = (
         select(func.count())
         .select_from(Comparison)
@@ -249,15 +260,17 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
         .where(
             Comparison.pair_id == pair_id,
             Comparison.verdict != Verdict.SKIP,
+            ~col(Comparison.adjudicates),
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
         .scalar_subquery()
     )
+    wants = case((ruled, 0), (col(Pair.wanted) > answered, col(Pair.wanted) - answered), else_=0)
     session.execute(
         update(Pair)
         .where(col(Pair.id) == pair_id)
-        .values(open_slots=case((col(Pair.wanted) > answered, col(Pair.wanted) - answered), else_=0))
+        .values(open_slots=wants)
         .execution_options(synchronize_session=False)
     )
 

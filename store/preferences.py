@@ -240,9 +240,13 @@ def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
 
 
 def _rounds_asked_for(filter: SnapshotFilter) -> Any:
-    imported = col(Pair.round_id).is_(None)
-    rounds = ~imported if filter.round_numbers is None else col(Round.number).in_(filter.round_numbers)
-    return rounds | imported if filter.include_imported else rounds
+    measuring = col(Pair.purpose).in_((Purpose.GOLD, Purpose.CALIBRATION))  # of no round, and yet not imported answers
+    imported = col(Pair.round_id).is_(None) & ~measuring
+    rounds = (
+        col(Pair.round_id).is_not(None) if filter.round_numbers is None else col(Round.number).in_(filter.round_numbers)
+    )
+    asked = rounds | imported if filter.include_imported else rounds
+    return asked | (col(Pair.purpose) == Purpose.GOLD) if filter.confidence else asked
 
 
 def _reason_to_drop(said: _Said, filter: SnapshotFilter) -> str | None:

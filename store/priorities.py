@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -72,10 +73,17 @@ def _answers(session: Session, round_id: int) -> dict[int, Counter[str]]:
             col(Annotator.retracted_at).is_(None),
         )
     )
+    ruled = set(session.exec(select(Comparison.pair_id).where(*_stands_as_ruling(round_id))))
     found: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for pair_id, verdict in session.exec(said):
-        found[pair_id][verdict] += 1
+        if pair_id not in ruled:
+            found[pair_id][verdict] += 1
     return found
+
+
+def _stands_as_ruling(round_id: int) -> tuple[Any, ...]:
+    in_round = sa.select(col(Pair.id)).where(col(Pair.round_id) == round_id)
+    return col(Comparison.adjudicates), col(Comparison.superseded_at).is_(None), col(Comparison.pair_id).in_(in_round)
 
 
 def first_in_queue(*, session: Session, round_id: int, limit: int) -> list[tuple[Pair, Prompt]]:

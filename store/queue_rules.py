@@ -43,6 +43,7 @@ def is_done_for_today(*, session: Session, annotator_id: int, rules: QueueRules)
             Comparison.annotator_id == annotator_id,
             Comparison.verdict != Verdict.SKIP,
             col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
         )
         .order_by(col(Comparison.id).desc())
         .offset(rules.daily_quota - 1)

@@ -165,7 +165,7 @@ def read_pair_votes(*, session: Session) -> tuple[list[PairVote], dict[int, str]
         .where(
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
-            col(Pair.purpose) != Purpose.CALIBRATION,
+            col(Pair.purpose).not_in((Purpose.CALIBRATION, Purpose.REWRITE)),
         )
         .order_by(col(Comparison.created_at), col(Comparison.id))
     )

@@ -22,7 +22,14 @@ def read_formulas(parser: MarkdownIt) -> MarkdownIt:
     parser.use(texmath_plugin, delimiters="brackets")
     parser.use(dollarmath_plugin, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
     parser.inline.ruler.before("escape", "bracket_display", _within_paragraph)
-    for kind in ("math_inline", "math_inline_double", "math_block", "math_single"):
+    for kind in (
+        "math_inline",
+        "math_inline_double",
+        "math_block",
+        "math_block_eqno",
+        "math_block_label",
+        "math_single",
+    ):
         parser.add_render_rule(kind, _as_rule)
     return parser
 
@@ -42,7 +49,7 @@ def _within_paragraph(state: StateInline, silent: bool) -> bool:
 
 def _as_rule(_renderer: Any, tokens: list[Token], index: int, _options: Any, _env: Any) -> str:
     token = tokens[index]
-    return draw_formula(token.content.strip(), block=token.type == "math_block")
+    return draw_formula(token.content.strip(), block=token.type.startswith("math_block"))
 
 
 def draw_formula(latex: str, *, block: bool = False) -> str:

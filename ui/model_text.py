@@ -20,14 +20,22 @@ from pygments.util import ClassNotFound
 from store.prompts import Message
 from ui.formulas import read_formulas
 
-_PARSER = read_formulas(
-    MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True})
-    .enable(["table", "strikethrough"])
-    .disable(["image", "link", "autolink", "html_inline", "html_block", "reference"])
-)
+
+def _parser() -> MarkdownIt:
+    return (
+        MarkdownIt("commonmark", {"html": False, "linkify": False, "breaks": True})
+        .enable(["table", "strikethrough"])
+        .disable(["image", "link", "autolink", "html_inline", "html_block", "reference"])
+    )
+
+
+_WITHOUT_FORMULAS, _WITH_FORMULAS = _parser(), read_formulas(_parser())
+_OPENS = re.compile(r"\$|\\[(\[]")  # what a formula can begin with
+_MOST_FORMULAS = 100  # openings; with more, looking for their ends takes seconds
+_LONGEST_CODE = 5_000  # characters of a block that are put in colours
 _CODE = HtmlFormatter(nowrap=True)
 _MARKS = re.compile(f"[{re.escape(punctuation)}]")
-_LONGEST = 100_000  # characters drawn as Markdown; anything longer is shown plain, so that a page never hangs
+_LONGEST = 20_000  # characters drawn as Markdown; anything longer is shown plain, so that a page never hangs
 
 
 @lru_cache(maxsize=256)
@@ -40,20 +48,21 @@ def render_model_text(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    tokens = _PARSER.parse(text)
+    parser = _WITH_FORMULAS if len(_OPENS.findall(text)) <= _MOST_FORMULAS else _WITHOUT_FORMULAS
+    tokens = parser.parse(text)
     for token in tokens:
         if token.type == "fence":
             token.content, token.type = _highlighted(token.content, token.info), "html_block"
         if token.type in ("heading_open", "heading_close"):
             token.tag = "h4"  # a completion's headings stay below the page's own
-    rendered = _PARSER.renderer.render(tokens, _PARSER.options, {})
+    rendered = parser.renderer.render(tokens, parser.options, {})
     return str(rendered)
 
 
 def _highlighted(code: str, language: str) -> str:
     name = language.split(maxsplit=1)[0] if language.strip() else "text"
     try:
-        drawn = highlight(code, get_lexer_by_name(name), _CODE)
+        drawn = highlight(code, get_lexer_by_name(name), _CODE) if len(code) <= _LONGEST_CODE else escape(code)
     except ClassNotFound:
         drawn = escape(code)
     return f'<pre tabindex="0"><code>{drawn}</code></pre>\n'

@@ -7,6 +7,7 @@ import streamlit as st
 from dpo_core.config import LabelSettings
 from store.comparisons import Remarks
 from store.pairs import ShownPair
+from ui.state import veiled
 
 SIDES = ("left", "right")
 WORDS = {"left": "Left", "tie": "Same", "right": "Right"}
@@ -40,30 +41,35 @@ def ask_about_side(asked: LabelSettings, pair: ShownPair, side: str) -> None:
     if asked.rewrite:
         opened = _key(pair.pair_id, "rewriting", side)
         if st.toggle(f"Better the {side} one", key=opened):
-            text = pair.left if side == "left" else pair.right
-            st.text_area(f"The {side} one, bettered", value=text, height=220, key=_key(pair.pair_id, "rewrite", side))
+            key = _key(pair.pair_id, "rewrite", side)
+            st.session_state.setdefault(key, pair.left if side == "left" else pair.right)
+            st.text_area(f"The {side} one, bettered", height=220, key=key)
 
 
 def given_remarks(asked: LabelSettings, pair_id: int) -> Remarks:
     """What was said so far about this pair."""
     said = {name: st.session_state.get(_key(pair_id, "criterion", name)) for name in asked.criteria}
     return Remarks(
-        reason=st.session_state.get(_key(pair_id, "reason")),
-        tags=tuple(st.session_state.get(_key(pair_id, "tags")) or ()),
+        reason=st.session_state.get(_key(pair_id, "reason")) if asked.reason else None,
+        tags=tuple(tag for tag in st.session_state.get(_key(pair_id, "tags")) or () if tag in asked.tags),
         criteria={name: side for name, side in said.items() if side},
-        flags={side: list(st.session_state.get(_key(pair_id, "flags", side)) or ()) for side in SIDES},
+        flags={side: [flag for flag in _flags(pair_id, side) if flag in asked.flags] for side in SIDES},
     )
 
 
-def given_rewrites(asked: LabelSettings, pair_id: int) -> dict[str, str]:
-    """The texts that were written to better one, by side."""
+def _flags(pair_id: int, side: str) -> list[str]:
+    return list(st.session_state.get(_key(pair_id, "flags", side)) or ())
+
+
+def given_rewrites(asked: LabelSettings, pair_id: int) -> dict[str, str] | None:
+    """The texts that were written to better one, by side; None where nobody is asked for any."""
     if not asked.rewrite:
-        return {}
+        return None
     texts = {side: st.session_state.get(_key(pair_id, "rewrite", side)) for side in SIDES}
     return {side: text for side, text in texts.items() if text and text.strip()}
 
 
-def recall_remarks(pair_id: int, said: Remarks) -> None:
+def recall_remarks(pair_id: int, said: Remarks, rewrites: dict[str, str]) -> None:
     """Put earlier remarks back into their places, once, where a verdict is looked at again."""
     if st.session_state.get("recalled") == pair_id:
         return
@@ -72,9 +78,12 @@ def recall_remarks(pair_id: int, said: Remarks) -> None:
         st.session_state[_key(pair_id, "criterion", name)] = side
     for side, found in said.flags.items():
         st.session_state[_key(pair_id, "flags", side)] = found
+    for side, text in rewrites.items():
+        st.session_state[_key(pair_id, "rewriting", side)] = True
+        st.session_state[_key(pair_id, "rewrite", side)] = text
     st.session_state[_key(pair_id, "tags")] = list(said.tags)
     st.session_state[_key(pair_id, "reason")] = said.reason or ""
 
 
 def _key(pair_id: int, *parts: str) -> str:
-    return "-".join((*parts, str(pair_id)))
+    return "-".join((*parts, veiled(pair_id)))

@@ -5,7 +5,9 @@ Nothing that matters is kept here: a verdict goes to the database in the callbac
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +92,12 @@ def errors_in_words() -> Iterator[None]:
         st.error(str(error), icon=":material/error:")
 
 
+def veiled(pair_id: int) -> str:
+    """A name for a pair within this session: its number would tell gold pairs and repeats from the rest."""
+    secret = st.session_state.setdefault("veil", secrets.token_bytes(16))
+    return hashlib.blake2b(str(pair_id).encode(), key=secret, digest_size=6).hexdigest()
+
+
 def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any) -> None:
     """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn."""
     try:
@@ -136,7 +144,8 @@ def change_name(widget: str) -> None:
     name = " ".join(str(st.session_state[widget]).split())
     if name and visitor().annotator_id is None:
         st.session_state["name"] = name
-        st.session_state.pop("annotator", None)
+        for known in ("annotator", "looked_at", "skipping", "recalled", "practised"):  # another person's
+            st.session_state.pop(known, None)
         st.query_params.pop(NAME_PARAMETER, None)
 
 

@@ -165,15 +165,15 @@ if (!window.pairloopKeys) {
 """
 
 
-# %d is the pair: a script runs anew when its text has changed.
-_TO_THE_TOP = """<script>/* pair %d */
+# %s is the pair: a script runs anew when its text has changed.
+_TO_THE_TOP = """<script>/* pair %s */
 document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
 </script><div hidden></div>"""
 
 
-def start_at_the_top(pair_id: int) -> None:
+def start_at_the_top(pair: str) -> None:
     """Show a new pair from its beginning, however far down the one before was read."""
-    st.html(_TO_THE_TOP % pair_id, unsafe_allow_javascript=True)
+    st.html(_TO_THE_TOP % pair, unsafe_allow_javascript=True)
 
 
 def dress_page() -> None:

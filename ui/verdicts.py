@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 import streamlit as st
+from sqlmodel import Session
 
 from dpo_core.config import LabelSettings
 from dpo_core.workspace import Workspace
@@ -14,6 +15,7 @@ from store.comparisons import (
     Choice,
     Remarks,
     comparisons_since,
+    current_comparison,
     record_comparison,
     remarks_of,
     sided,
@@ -22,7 +24,7 @@ from store.comparisons import (
 from store.database import reading, writing
 from store.holds import require_room
 from store.models import Comparison
-from store.rewrites import record_rewrite, withdraw_rewrites
+from store.rewrites import replace_rewrites, standing_rewrites
 from store.wording import counted
 from ui import attention
 from ui.remarks import given_remarks, given_rewrites, recall_remarks
@@ -81,7 +83,7 @@ def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: 
 
 def skip_pair(workspace: Workspace, pair_id: int, annotator_id: int, why: str) -> None:
     """Skip exactly this pair; `why` may be empty."""
-    _write(workspace, pair_id, annotator_id, Choice.SKIP, None, Remarks(tags=(why,) if why else ()), {})
+    _write(workspace, pair_id, annotator_id, Choice.SKIP, None, Remarks(tags=(why,) if why else ()), None)
 
 
 def _write(
@@ -91,16 +93,16 @@ def _write(
     choice: Choice,
     strength: int | None,
     remarks: Remarks,
-    rewrites: dict[str, str],
+    rewrites: dict[str, str] | None,
 ) -> None:
     watch = attention.my_watch()
     if watch.pair_id != pair_id or watch.seconds_shown() < DWELL_SECONDS:
         return
-    again = looked_at() == pair_id
     with writing(workspace.engine) as session:
-        if not again:
-            require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
-        record_comparison(
+        before = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+        again = before is not None and looked_at() == pair_id
+        require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
+        said = record_comparison(
             session=session,
             pair_id=pair_id,
             annotator_id=annotator_id,
@@ -110,10 +112,10 @@ def _write(
             seconds=round(watch.seconds(), 2),
             replace=again,
         )
-        if rewrites or again:
-            withdraw_rewrites(session=session, pair_id=pair_id, annotator_id=annotator_id)
-        for side, text in rewrites.items():
-            record_rewrite(session=session, pair_id=pair_id, annotator_id=annotator_id, side=side, text=text)
+        if rewrites is not None and (
+            before is None or said.id != before.id
+        ):  # not a second tab's, whose verdict fell away
+            replace_rewrites(session=session, pair_id=pair_id, annotator_id=annotator_id, texts=rewrites)
     if again:
         st.session_state["notice"] = "Saved. What you said before stays in the history."
     to_the_queue()
@@ -124,15 +126,17 @@ def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> No
     attention.my_watch().stop()
     with writing(workspace.engine) as session:
         undone = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
-        if undone is not None:
-            withdraw_rewrites(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
-    if undone is not None:
-        recall(undone)
+        if undone is None:
+            return
+        recall(session, undone)
+        replace_rewrites(session=session, pair_id=undone.pair_id, annotator_id=annotator_id, texts={})
 
 
-def recall(said: Comparison) -> None:
+def recall(session: Session, said: Comparison) -> None:
     """Show what was said beside a verdict when its pair comes back."""
-    recall_remarks(said.pair_id, remarks_of(said))
+    remarks = remarks_of(said) if said.verdict != Choice.SKIP else Remarks()  # why it was skipped is no reason for more
+    rewrites = standing_rewrites(session=session, pair_id=said.pair_id, annotator_id=said.annotator_id)
+    recall_remarks(said.pair_id, remarks, rewrites)
 
 
 def ask_why(pair_id: int | None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from functools import lru_cache
 from html import escape
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
-_MOST = 20_000  # words and marks of both texts together: beyond, comparing them would keep the page waiting
+_MOST = 4_000  # words and marks of both texts together: beyond, comparing them would keep the page waiting
 
 
+@lru_cache(maxsize=64)
 def mark_difference(left: str, right: str) -> tuple[str, str] | None:
     """Both texts as HTML, as they were written, with what the other has not in <mark>; None where they are too long."""
     first, second = _WORDS.findall(left.strip()), _WORDS.findall(right.strip())

@@ -34,7 +34,7 @@ def test_why_pairs_are_in_the_inbox_the_most_doubtful_first(engine):
         newer = ask(session, {"Ada": "b", "Ben": "a"})
         half = ask(session, {"Ada": "a", "Ben": "tie"})
         flagged = ask(session, {"Ada": {"verdict": "a", "flags": {"b": ["unsafe"]}}})
-        tagged = ask(session, {"Ben": {"verdict": "skip", "tags": ["unclear"]}})
+        tagged = ask(session, {"Ben": {"verdict": "skip", "flags": {"a": ["broken"]}}})
         ask(session, {"Ada": "a", "Ben": "a"})
         ask(session, {"Ada": "a"})
         ask(session, {"Ada": {"verdict": "a", "flags": {"a": [], "b": []}}})

@@ -10,16 +10,24 @@ from sqlmodel import col, select
 
 from store.comparisons import count_annotator, count_round, last_comparison_id, record_comparison
 from store.database import reading, writing
-from store.errors import StoreError
 from store.models import Comparison, Completion, Pair
 from store.pairs import next_pair, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
-from store.rewrites import record_rewrite, withdraw_rewrites
+from store.rewrites import replace_rewrites, standing_rewrites
 
 
-def rewrite(engine: sa.Engine, pair_id: int, annotator_id: int, side: str, text: str) -> Pair | None:
+def rewrite(engine: sa.Engine, pair_id: int, annotator_id: int, **texts: str) -> dict[str, str]:
+    """Let these be the rewrites, by side; returns what stands then."""
+    who = {"pair_id": pair_id, "annotator_id": annotator_id}
     with writing(engine) as session:
-        return record_rewrite(session=session, pair_id=pair_id, annotator_id=annotator_id, side=side, text=text)
+        replace_rewrites(session=session, **who, texts=texts)
+        return standing_rewrites(session=session, **who)
+
+
+def preferred(engine: sa.Engine) -> list[tuple[str, str]]:
+    with reading(engine) as session:
+        kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
+    return [(row.chosen, row.rejected) for row in kept]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -30,7 +38,7 @@ def test_a_rewrite_is_preferred_over_what_it_betters(
     with writing(engine) as session:
         seen = shown_pair(session=session, pair_id=pairs[0].id, annotator_id=people[0])
         record_comparison(session=session, pair_id=pairs[0].id, annotator_id=people[0], choice="tie")
-    rewrite(engine, pairs[0].id, people[0], side, "My own words.")
+    rewrite(engine, pairs[0].id, people[0], **{side: "My own words."})
     with reading(engine) as session:
         kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
         counted = count_round(session=session, round_id=opened.id)["done"]
@@ -48,44 +56,56 @@ def test_nobody_is_asked_about_a_rewrite(engine: sa.Engine, make_round: Any, peo
     opened, pairs = make_round(engine, pairs=1)
     with writing(engine) as session:
         first = record_comparison(session=session, pair_id=pairs[0].id, annotator_id=people[0], choice="tie")
-    rewrite(engine, pairs[0].id, people[0], "left", "My own words.")
+    rewrite(engine, pairs[0].id, people[0], left="My own words.")
     with writing(engine) as session:
         assert next_pair(session=session, round_id=opened.id, annotator_id=people[1]) is None
         assert last_comparison_id(session=session, annotator_id=people[0], round_id=opened.id) == first.id
 
 
-def test_what_was_not_changed_is_no_rewrite(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
+def test_what_is_on_screen_already_is_no_rewrite(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
     _, pairs = make_round(engine, pairs=1)
     with reading(engine) as session:
-        left = shown_pair(session=session, pair_id=pairs[0].id, annotator_id=people[0]).left
-    assert rewrite(engine, pairs[0].id, people[0], "left", f" {left}\n") is None
-    with pytest.raises(StoreError, match="needs some text"):
-        rewrite(engine, pairs[0].id, people[0], "left", "  ")
+        seen = shown_pair(session=session, pair_id=pairs[0].id, annotator_id=people[0])
+    assert rewrite(engine, pairs[0].id, people[0], left=f" {seen.left}\n", right="  ") == {}
+    assert rewrite(engine, pairs[0].id, people[0], left=seen.right) == {}, "it would be a second vote"
+    assert preferred(engine) == []
 
 
 def test_two_who_write_the_same_agree(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
     _, pairs = make_round(engine, pairs=1)
-    with reading(engine) as session:
-        sides = {}
-        for who in people[:2]:
+    for who in people[:2]:
+        with reading(engine) as session:
             seen = shown_pair(session=session, pair_id=pairs[0].id, annotator_id=who)
-            sides[who] = "left" if seen.left_side == "a" else "right"
-    made = [rewrite(engine, pairs[0].id, who, side, "The same words.") for who, side in sides.items()]
-    assert made[0] is not None and made[1] is not None and made[0].id == made[1].id
+        rewrite(engine, pairs[0].id, who, **{"left" if seen.left_side == "a" else "right": "The same words."})
     with reading(engine) as session:
         kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
     assert [(row.annotators, row.agreement) for row in kept] == [(2, 1.0)]
 
 
-def test_a_rewrite_can_be_taken_back_and_its_text_stays(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
+def test_only_what_was_changed_is_superseded(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
     _, pairs = make_round(engine, pairs=1)
-    rewrite(engine, pairs[0].id, people[0], "left", "My own words.")
+    both = {"left": "Better left.", "right": "Better right."}
+    assert rewrite(engine, pairs[0].id, people[0], **both) == both
+    changed = {"left": "Better left.", "right": "Best right."}
+    assert rewrite(engine, pairs[0].id, people[0], **changed) == changed
+    with reading(engine) as session:
+        rows = session.exec(select(Comparison).order_by(col(Comparison.id))).all()
+    assert [row.superseded_at is None for row in rows] == [True, False, True]
+    assert rewrite(engine, pairs[0].id, people[0]) == {} and preferred(engine) == []
+    with reading(engine) as session:
+        assert session.exec(select(Completion).where(Completion.text == "Best right.")).one(), "the text stays"
+
+
+@pytest.mark.parametrize("purpose", ["gold", "repeat"])
+def test_nothing_is_trained_on_where_people_are_measured(
+    engine: sa.Engine, make_round: Any, people: list[int], purpose: str
+) -> None:
+    _, pairs = make_round(engine, pairs=1)
     with writing(engine) as session:
-        withdraw_rewrites(session=session, pair_id=pairs[0].id, annotator_id=people[0])
+        session.get_one(Pair, pairs[0].id).purpose = purpose
+    assert rewrite(engine, pairs[0].id, people[0], left="My own words.") == {}
+    assert preferred(engine) == []
     with reading(engine) as session:
-        assert poll_comparisons(session=session, filter=SnapshotFilter()).preferences == []
-        assert session.exec(select(Completion).where(Completion.text == "My own words.")).one()
-    rewrite(engine, pairs[0].id, people[0], "left", "My own words.")
-    with reading(engine) as session:
-        standing = session.exec(select(Comparison).where(col(Comparison.superseded_at).is_(None))).all()
-    assert len(standing) == 1
+        assert (
+            session.exec(select(Completion).where(Completion.text == "My own words.")).one().annotator_id == people[0]
+        )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import ui.verdicts
 from dpo_core.editing_settings import change_section
 from dpo_core.loop import start_round
 from dpo_core.workspace import Workspace
-from store.annotators import get_annotator, list_annotators, retract_annotator
-from store.comparisons import Choice
+from store.annotators import get_annotator, get_or_add_annotator, list_annotators, retract_annotator
+from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
+from store.models import Pair
 from store.pairs import get_pair, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.runs import fail_run, list_runs
@@ -31,6 +34,12 @@ SHORTCUTS = {
     "Look back": "p",
     "Differences": "d",
 }
+
+
+def keyed(widgets: Any, name: str) -> Any:
+    """The widget whose key begins so; the rest of it is a pair's name within the session."""
+    [found] = [each for each in widgets if (each.key or "").rpartition("-")[0] == name]
+    return found
 
 
 @pytest.fixture
@@ -339,10 +348,10 @@ def asking(workspace: Workspace) -> Workspace:
 
 def test_what_is_said_beside_the_verdict_is_kept_with_it(asking: Workspace, open_app: OpenApp) -> None:
     app = open_app()
-    app.segmented_control(key="criterion-helpful-1").set_value("right").run()
-    app.pills(key="tags-1").set_value(["clearer"]).run()
-    app.pills(key="flags-left-1").set_value(["unsafe"]).run()
-    app.text_input(key="reason-1").input("It answers.").run()
+    keyed(app.segmented_control, "criterion-helpful").set_value("right").run()
+    keyed(app.pills, "tags").set_value(["clearer"]).run()
+    keyed(app.pills, "flags-left").set_value(["unsafe"]).run()
+    keyed(app.text_input, "reason").input("It answers.").run()
     button(app, "Right clearly").click().run()
     (written,) = said(asking)
     other = "b" if written.left_side == "a" else "a"
@@ -352,17 +361,17 @@ def test_what_is_said_beside_the_verdict_is_kept_with_it(asking: Workspace, open
 
 def test_what_was_said_comes_back_with_an_undo(asking: Workspace, open_app: OpenApp) -> None:
     app = open_app()
-    app.pills(key="tags-1").set_value(["clearer"]).run()
+    keyed(app.pills, "tags").set_value(["clearer"]).run()
     button(app, "Tie").click().run()
     button(app, "Undo").click().run()
-    assert app.pills(key="tags-1").value == ["clearer"]
+    assert keyed(app.pills, "tags").value == ["clearer"]
 
 
 def test_a_bettered_text_is_a_preference_over_the_original(asking: Workspace, open_app: OpenApp) -> None:
     app = open_app()
-    app.toggle(key="rewriting-left-1").set_value(True).run()
-    original = app.text_area(key="rewrite-left-1").value
-    app.text_area(key="rewrite-left-1").input("My own words.").run()
+    keyed(app.toggle, "rewriting-left").set_value(True).run()
+    original = keyed(app.text_area, "rewrite-left").value
+    keyed(app.text_area, "rewrite-left").input("My own words.").run()
     button(app, "Right much").click().run()
     with reading(asking.engine) as session:
         kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
@@ -402,3 +411,60 @@ def test_a_goal_for_the_day_is_in_sight(workspace: Workspace, open_app: OpenApp)
 def test_the_end_of_the_queue_says_what_one_did(pairs: Workspace, open_app: OpenApp) -> None:
     seeding.compare(pairs, "me", [Choice.LEFT] * 6)
     assert "You made 6 comparisons today, as a rule in 6 seconds. Thank you." in words(open_app())
+
+
+def test_looking_back_keeps_a_bettered_text_and_undo_brings_it_back(asking: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    keyed(app.toggle, "rewriting-left").set_value(True).run()
+    keyed(app.text_area, "rewrite-left").input("My own words.").run()
+    button(app, "Left slightly").click().run()
+    button(app, "Look back").click().run()
+    button(app, "Left much").click().run()
+    with reading(asking.engine) as session:
+        kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
+    assert "My own words." in [row.chosen for row in kept]
+    button(app, "Undo").click().run()
+    assert keyed(app.text_area, "rewrite-left").value == "My own words."
+
+
+def test_why_a_pair_was_skipped_does_not_become_a_reason_for_a_verdict(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    for label in ("Skip", "Cannot tell", "Undo", "Left clearly"):
+        button(app, label).click().run()
+    assert [(each.verdict == "skip", each.tags) for each in said(pairs)] == [(True, ["Cannot tell"]), (False, [])]
+
+
+def test_looking_back_at_a_gold_pair_is_as_at_any_other(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    with writing(workspace.engine) as session:
+        pair = session.get_one(Pair, 1)
+        pair.purpose, pair.gold_verdict, pair.round_id, pair.wanted, pair.open_slots = "gold", "a", None, 0, 0
+        me = get_or_add_annotator(session=session, name="me")
+        assert me.id is not None
+        record_comparison(session=session, pair_id=1, annotator_id=me.id, choice=Choice.TIE)
+    app = open_app()
+    button(app, "Look back").click().run()
+    assert not app.exception and "You said: **Tie**" in words(app) and "Question 1?" in words(app)
+    button(app, "Left much").click().run()
+    assert [each.superseded_at is None for each in said(workspace)] == [False, True]
+
+
+def test_what_was_skipped_and_then_answered_by_somebody_else_takes_no_second_answer(
+    workspace: Workspace, open_app: OpenApp
+) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    app = open_app(name="Lea")
+    button(app, "Skip").click().run()
+    button(app, "Just skip").click().run()
+    seeding.compare(workspace, "Max", [Choice.TIE])
+    button(app, "Look back").click().run()
+    button(app, "Left much").click().run()
+    assert [each.verdict for each in said(workspace)] == ["skip", "tie"] and "went to somebody else" in words(app)
+
+
+def test_another_name_does_not_take_over_what_is_looked_back_at(pairs: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    button(app, "Tie").click().run()
+    button(app, "Look back").click().run()
+    app.text_input(key="name_input").input("Bob").run()
+    assert "Looking back" not in words(app) and "Question 1?" not in words(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode
 from html.parser import HTMLParser
 
@@ -91,6 +92,19 @@ def test_formulas_are_drawn_and_say_their_source(text: str) -> None:
 def test_a_formula_that_cannot_be_drawn_is_shown_as_it_is_written(text: str) -> None:
     seen = Seen(render_model_text(text))
     assert seen.text.strip() == text.strip("$") and "code" in seen.tags
+
+
+def test_numbered_formulas_are_drawn() -> None:
+    assert "img" in Seen(render_model_text("so\n\n$$x^2$$ (2)\n")).tags
+
+
+@pytest.mark.parametrize(
+    "text", ["\\(" * 50_000, "$$a\n\n" * 16_000, "\\[x\n\n" * 16_000, "```perl\n" + "s{" * 15_000, "$x$ " * 1_500]
+)
+def test_no_text_keeps_the_page_waiting(text: str) -> None:
+    began = time.process_time()
+    render_model_text(text)
+    assert time.process_time() - began < 10, "it took minutes; a second is usual"
 
 
 def test_code_is_in_colours_where_its_language_is_known() -> None:

@@ -145,7 +145,7 @@ def test_a_pair_that_is_put_off_comes_last(compared: Workspace, open_app: OpenAp
 
 def test_pairs_that_wait_for_one_reason(compared: Workspace, open_app: OpenApp) -> None:
     with writing(compared.engine) as session:
-        ask(session, {"Lea": {"verdict": "a", "tags": ["odd"]}}, prompt="Why?")
+        ask(session, {"Lea": {"verdict": "a", "flags": {"b": ["odd"]}}}, prompt="Why?")
     app = open_app("team", name="Rea")
     inbox(app)
     assert app.segmented_control(key="why").options == ["All: 2", "Annotators disagree: 1", "Somebody flagged it: 1"]

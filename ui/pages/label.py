@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from dpo_core.filters import late_ones_count
 from dpo_core.loop import LoopState, Step, read_loop, start_round
@@ -20,7 +19,7 @@ from ui import onboarding, story, verdicts
 from ui.attention import my_watch, watch_page
 from ui.reading_aids import completions_as_read, reading_controls
 from ui.remarks import ask_remarks
-from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, visitor
+from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, veiled, visitor
 from ui.theme import start_at_the_top
 
 
@@ -35,7 +34,8 @@ def main() -> None:
     current = open_round(workspace)
     if onboarding.settle_in(workspace, current, annotator_id):
         return
-    pair = pair_looked_at(workspace, current, annotator_id) or find_pair(workspace, current, annotator_id)
+    pair, said = pair_looked_at(workspace, current, annotator_id)
+    pair = pair or find_pair(workspace, current, annotator_id)
     # The texts are sent first, into their place below: reading them can begin while the rest is made ready.
     top, note = st.container(key="head"), st.container()
     if pair is not None:
@@ -51,7 +51,12 @@ def main() -> None:
         my_watch().stop()
         nothing_to_compare(workspace, state, current, annotator_id)
     else:
-        compare(workspace, state, current, pair, annotator_id, note)
+        with note:
+            if said is not None:
+                looking_back(workspace, current, said)
+            else:
+                target_reached(workspace, state)
+        compare(workspace, current, pair, annotator_id, said)
 
 
 def open_round(workspace: Workspace) -> Round | None:
@@ -87,31 +92,32 @@ def head(workspace: Workspace, state: LoopState, current: Round | None, annotato
         show.round_meter(done=done, target=target, mine=mine, name=my_name(), today=today)
 
 
-def pair_looked_at(workspace: Workspace, current: Round | None, annotator_id: int) -> ShownPair | None:
-    """The judged pair that is being looked at again, while its round is open."""
+def pair_looked_at(
+    workspace: Workspace, current: Round | None, annotator_id: int
+) -> tuple[ShownPair | None, Comparison | None]:
+    """The judged pair that is being looked at again, while its round is open, and what was said of it."""
     pair_id = verdicts.looked_at()
     if pair_id is None or current is None:
-        return None
+        return None, None
     with reading(workspace.engine) as session:
+        said = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
         pair = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    return pair if pair.round_id in (current.id, None) else None  # a gold pair is of no round
+        if said is None or pair.round_id not in (current.id, None):  # a gold pair is of no round
+            verdicts.to_the_queue()
+            return None, None
+        verdicts.recall(session, said)
+    return pair, said
 
 
-def compare(
-    workspace: Workspace, state: LoopState, current: Round, pair: ShownPair, annotator_id: int, note: DeltaGenerator
-) -> None:
-    """What surrounds the two texts, and the verdicts within reach of the keyboard."""
-    with note:
-        said = looking_back(workspace, current, pair, annotator_id)
-        if said is None:
-            target_reached(workspace, state)
+def compare(workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
+    """What can be said about the two texts, with the verdicts within reach of the keyboard."""
     ask_remarks(workspace.settings.label, pair.pair_id)
     with st.bottom:
         if verdicts.is_skipping(pair.pair_id):
             why_skip(workspace, pair, annotator_id)
         else:
             verdict_buttons(workspace, current, pair, annotator_id, said)
-    start_at_the_top(pair.pair_id)
+    start_at_the_top(veiled(pair.pair_id))
     my_watch().shows(pair.pair_id)
     watch_page()
 
@@ -121,10 +127,14 @@ def verdict_buttons(
 ) -> None:
     """A key for each verdict; below them what else can be done."""
     standing = verdicts.verdict_words(said) if said else None
-    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{pair.pair_id}"):
+    with st.container(
+        horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{veiled(pair.pair_id)}"
+    ):
         for answer in verdicts.answers(workspace.settings.label):
             verdict_button(workspace, pair, annotator_id, answer, standing)
-    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"others-{pair.pair_id}"):
+    with st.container(
+        horizontal=True, horizontal_alignment="center", gap="small", key=f"others-{veiled(pair.pair_id)}"
+    ):
         verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
         skip_button(workspace, pair, annotator_id)
         if said is None:
@@ -140,7 +150,7 @@ def verdict_button(
     """One verdict. With the pair's id in its name, a second press can never reach the next pair."""
     st.button(
         answer.label,
-        key=f"{answer.name}-{pair.pair_id}",
+        key=f"{answer.name}-{veiled(pair.pair_id)}",
         shortcut=answer.shortcut,
         type="primary" if answer.label == standing else "secondary",
         on_click=act,
@@ -152,47 +162,42 @@ def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> Non
     """Skip at once, or ask why first where this workspace wants to know."""
     at_once = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, "")
     given = (verdicts.ask_why, pair.pair_id) if workspace.settings.label.skip_reasons else at_once
-    st.button("Skip", key=f"skip-{pair.pair_id}", shortcut="S", on_click=act, args=given)
+    st.button("Skip", key=f"skip-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
 
 
 def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """The reasons to skip, by number; or none."""
-    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"why-{pair.pair_id}"):
+    with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"why-{veiled(pair.pair_id)}"):
         st.markdown("**Why skip this pair?**", width="content")
         reasons = [(why, why, str(number)) for number, why in enumerate(workspace.settings.label.skip_reasons, start=1)]
         for label, why, key in [*reasons, ("Just skip", "", "S")]:
             given = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, why)
-            st.button(label, key=f"why-{key}-{pair.pair_id}", shortcut=key, on_click=act, args=given)
+            st.button(label, key=f"why-{key}-{veiled(pair.pair_id)}", shortcut=key, on_click=act, args=given)
         back = (verdicts.ask_why, None)
-        st.button("Back", key=f"why-not-{pair.pair_id}", shortcut="Escape", type="tertiary", on_click=act, args=back)
+        st.button(
+            "Back", key=f"why-not-{veiled(pair.pair_id)}", shortcut="Escape", type="tertiary", on_click=act, args=back
+        )
 
 
-def looking_back(workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int) -> Comparison | None:
-    """Where one is in the day's work, and what one said; None where the pair is the queue's next."""
-    if verdicts.looked_at() != pair.pair_id or current.id is None:
-        return None
-    today = verdicts.todays_work(workspace, annotator_id, current.id)
-    with reading(workspace.engine) as session:
-        said = current_comparison(session=session, pair_id=pair.pair_id, annotator_id=annotator_id)
-    if said is None:
-        return None
-    verdicts.recall(said)
+def looking_back(workspace: Workspace, current: Round, said: Comparison) -> None:
+    """Where one is in the day's work, and what one said."""
+    assert current.id is not None
+    today = verdicts.todays_work(workspace, said.annotator_id, current.id)
     places = [each.pair_id for each in today]
-    at = places.index(pair.pair_id) if pair.pair_id in places else len(places)
+    at = places.index(said.pair_id) if said.pair_id in places else len(places)
     with st.container(horizontal=True, vertical_alignment="center", key="looking-back"):
         place = f"{at + 1} of {len(places)} today" if at < len(places) else "an earlier day"
         st.markdown(f"**Looking back** ({place}). You said: **{verdicts.verdict_words(said)}**.", width="content")
         step_button("Earlier", places[at - 1] if at > 0 else None, "P")
         step_button("Later", places[at + 1] if at + 1 < len(places) else None, "N")
         st.button("Back to the queue", key="to-queue", shortcut="Q", on_click=act, args=(verdicts.look_at, None))
-    return said
 
 
 def step_button(label: str, pair_id: int | None, key: str) -> None:
     """Go one pair on in the day's work."""
     st.button(
         label,
-        key=f"look-{key}-{pair_id}",
+        key=f"look-{key}-{pair_id and veiled(pair_id)}",
         shortcut=key,
         type="tertiary",
         disabled=pair_id is None,

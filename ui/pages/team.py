@@ -8,9 +8,17 @@ from collections.abc import Callable
 import streamlit as st
 
 from dpo_core.workspace import Workspace
-from store.adjudication import WHY, DoubtfulPair, SaidOnce, adjudicate, list_doubtful, said_about
+from store.adjudication import (
+    WHY,
+    DoubtfulPair,
+    SaidOnce,
+    adjudicate,
+    list_doubtful,
+    said_about,
+    take_back_decision,
+)
 from store.answers import answers_version
-from store.comparisons import Choice, undo_comparison
+from store.comparisons import Choice
 from store.database import reading, writing
 from store.pairs import ShownPair, shown_pair
 from store.quality import Quality, read_quality
@@ -196,7 +204,7 @@ def undo(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
     """The pair is in doubt again."""
     st.session_state.pop("ruled", None)
     with writing(workspace.engine) as session:
-        undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
+        take_back_decision(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
 
 
 if __name__ == "__main__":
