@@ -4,13 +4,21 @@ from datetime import timedelta
 
 import pytest
 
-from store.adjudication import adjudicate, list_doubtful, said_about
+from store.adjudication import adjudicate, list_doubtful, said_about, take_back_decision
 from store.annotators import retract_annotator
-from store.comparisons import Choice, record_comparison, undo_comparison
+from store.comparisons import (
+    Choice,
+    count_annotator,
+    count_round,
+    current_comparison,
+    last_comparison_id,
+    record_comparison,
+    undo_comparison,
+)
 from store.database import reading, writing
 from store.errors import PairChangedError, StoreError
 from store.exporting import export_snapshot
-from store.models import Comparison, Purpose
+from store.models import Comparison, Pair, Purpose
 from store.pairs import shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.reliability import KNOWN
@@ -184,3 +192,40 @@ def test_snapshots_and_exports_say_what_was_decided(engine, tmp_path):
         False,
         True,
     ]
+
+
+def test_a_decision_is_no_answer_that_the_round_asked_for(engine, make_round, people):
+    opened, pairs = make_round(engine, pairs=2, wanted=2)
+    with writing(engine) as session:
+        record_comparison(session=session, pair_id=pairs[0].id, annotator_id=people[0], choice=Choice.LEFT)
+    decide(engine, pairs[0], people[2], Choice.RIGHT)
+    with writing(engine) as session:
+        counted = count_round(session=session, round_id=opened.id)["done"]
+        mine = count_annotator(session=session, round_id=opened.id, annotator_id=people[2])
+        undoable = last_comparison_id(session=session, annotator_id=people[2], round_id=opened.id)
+        slots = session.get_one(Pair, pairs[0].id).open_slots
+    assert (counted, mine, undoable, slots) == (1, 0, None, 0), "what was decided wants nothing more"
+
+
+def test_taking_a_decision_back_brings_back_what_one_had_said(engine, make_round, people):
+    _, (pair,) = make_round(engine, pairs=1)
+    who = {"pair_id": pair.id, "annotator_id": people[0]}
+    with writing(engine) as session:
+        record_comparison(session=session, **who, choice=Choice.LEFT, strength=3)
+    ruling = decide(engine, pair, people[0], Choice.RIGHT)
+    with writing(engine) as session:
+        take_back_decision(session=session, comparison_id=ruling.id, annotator_id=people[0])
+        stands = current_comparison(session=session, **who)
+        assert stands is not None
+        assert (stands.strength, stands.adjudicates, stands.verdict == stands.left_side) == (3, False, True)
+        assert session.get_one(Pair, pair.id).open_slots == 0
+
+
+def test_gold_tells_of_reliability_whatever_rounds_are_asked_for(engine):
+    with writing(engine) as session:
+        for _ in range(3):
+            ask(session, {"Ada": "b"}, purpose=Purpose.GOLD, gold="a")
+        ask(session, {"Ada": "a"}, prompt="asked")
+    everything = poll(engine, confidence=True)
+    rounds = poll(engine, confidence=True, include_imported=False)
+    assert everything.reliability.informative == rounds.reliability.informative == 3
