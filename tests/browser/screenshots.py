@@ -17,7 +17,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dpo_core.carry_out import carry_out_here
 from dpo_core.demo import open_demo, start_first_round
-from dpo_core.guidelines import current_guidelines
 from dpo_core.loop import go_on, read_loop, start_training
 from dpo_core.simulate import Persona
 from dpo_core.tastes import load_taste
@@ -25,7 +24,6 @@ from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
 from store.comparisons import record_comparison
 from store.database import reading, writing
-from store.guidelines import remember_read
 from store.models import Decision
 from store.pairs import next_pair
 from store.workers import beat, own_name
@@ -34,15 +32,6 @@ from tests.browser.conftest import CHROMIUM, FLAGS
 TARGET = Path(__file__).resolve().parents[2] / "data" / "screenshots"
 PERSONA = Persona(load_taste("structured"), noise=0.1)
 LARGEST = 200_000  # bytes
-
-
-def read_guidelines(workspace: Workspace) -> None:
-    """Whoever is in the pictures has read them."""
-    version = current_guidelines(workspace)
-    with writing(workspace.engine) as session:
-        someone = get_or_add_annotator(session=session, name="me")
-        assert version is not None and someone.id is not None
-        remember_read(session=session, annotator_id=someone.id, version=version)
 
 
 def compare(workspace: Workspace, count: int) -> None:
@@ -108,7 +97,6 @@ def shoot_all(browser: Browser, folder: Path) -> list[Path]:
     """Two rounds and the beginning of a third, with a picture of each page on the way."""
     workspace = open_demo(folder)
     start_first_round(workspace, by="me")
-    read_guidelines(workspace)
     a_round(workspace)
     go_on(workspace, decision=Decision.PROMOTE, by="me")
     a_round(workspace)

@@ -20,6 +20,7 @@ def wait_for_question(page: Page, number: int) -> None:
     """Until the pair is on screen, and has been long enough for a verdict to count."""
     expect(page.get_by_role("region", name="Prompt").get_by_text(f"Question {number}?", exact=True)).to_be_visible()
     expect(pane(page, "Right")).to_contain_text(f"to {number}.")
+    expect(page.locator('[class*="st-key-verdicts-"]')).to_be_visible()  # the texts come first
     page.wait_for_timeout(1000 * DWELL_SECONDS + 100)
 
 
