@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
-from store.access_tables import Account
+from store.access_tables import Account, Invite
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.holds import release_all
 from store.logins import end_logins
@@ -120,6 +120,8 @@ def change_role(*, session: Session, name: str, role: Role) -> Annotator:
         raise StateError(f"{name!r} is {annotator.role}; only people are annotators or researchers.")
     annotator.role = role
     session.add(annotator)
+    if role != Role.RESEARCHER:
+        _revoke_invites(session, annotator)
     return annotator
 
 
@@ -138,6 +140,17 @@ def _close(session: Session, annotator: Annotator) -> None:
     assert annotator.id is not None
     log_out_annotator(session=session, name=annotator.name)
     release_all(session=session, annotator_id=annotator.id)
+    _revoke_invites(session, annotator)
+
+
+def _revoke_invites(session: Session, annotator: Annotator) -> None:
+    """Let the open links let nobody in that they made, or that are for them: they would be a way back in."""
+    theirs = (col(Invite.created_by) == annotator.name) | (col(Invite.annotator_id) == annotator.id)
+    session.execute(
+        update(Invite)
+        .where(theirs, col(Invite.used_at).is_(None), col(Invite.revoked_at).is_(None))
+        .values(revoked_at=now())
+    )
 
 
 def _reopen_pairs(session: Session, annotator: Annotator) -> None:
