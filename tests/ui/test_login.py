@@ -18,7 +18,7 @@ import ui.visitors
 from dpo_core.errors import CoreError
 from dpo_core.loop import start_round
 from dpo_core.team import SECRETS, has_provider, require_way_in
-from dpo_core.workspace import Workspace
+from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import change_role, deactivate_annotator, get_annotator, log_out_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
@@ -283,6 +283,35 @@ def test_an_app_for_a_network_that_nobody_could_log_in_to_is_not_served(workspac
         require_way_in(workspace, "0.0.0.0")
     invited(workspace)
     require_way_in(workspace, "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://team.test", "http://10.0.0.7:8501", "team.test", "https://[2001:db8::1]/a", "http://[x"]
+)
+def test_an_address_that_a_proxy_passes_on_is_for_people_who_log_in(
+    url: str, workspace: Workspace, open_app: OpenApp
+) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    reached_at(workspace, url)
+    with pytest.raises(CoreError, match=f"visits {re.escape(url)} must log in"):
+        require_way_in(open_workspace(workspace.folder), "127.0.0.1")
+    assert labels(open_app()) == []
+    invited(workspace)
+    require_way_in(open_workspace(workspace.folder), "127.0.0.1")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8501", "http://127.0.0.1", "http://[::1]:8501"])
+def test_an_address_of_this_machine_asks_for_no_login(url: str, workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    reached_at(workspace, url)
+    require_way_in(open_workspace(workspace.folder), "127.0.0.1")
+    assert "Left clearly" in labels(open_app())
+
+
+def reached_at(workspace: Workspace, url: str) -> None:
+    toml = workspace.folder / "pairloop.toml"
+    text = re.sub(r"(?ms)^\[team\]\n.*?(?=^\[|\Z)", "", toml.read_text(encoding="utf-8"))
+    toml.write_text(f'{text}\n[team]\nurl = "{url}"\n', encoding="utf-8")
 
 
 # The People page
