@@ -9,7 +9,7 @@ from store.access_tables import Account, Invite
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.holds import release_all
 from store.logins import end_logins
-from store.models import Annotator, Comparison, Role, now
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Role, Verdict, now
 from store.pairs import recount_open_slots
 from store.roles import person_of, require_researcher
 
@@ -47,10 +47,16 @@ def list_annotators(*, session: Session) -> list[Annotator]:
 
 
 def count_by_annotator(*, session: Session) -> dict[int, int]:
-    """Standing comparisons of everybody, skips included."""
-    standing = col(Comparison.superseded_at).is_(None)
+    """Standing comparisons of everybody that they were asked for: no skips, practice or rewrites."""
     rows = session.exec(
-        select(Comparison.annotator_id, func.count()).where(standing).group_by(col(Comparison.annotator_id))
+        select(Comparison.annotator_id, func.count())
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(
+            col(Comparison.superseded_at).is_(None),
+            Comparison.verdict != Verdict.SKIP,
+            col(Pair.purpose).in_((*COUNTED, *MEASURING)),
+        )
+        .group_by(col(Comparison.annotator_id))
     )
     return dict(rows.all())
 

@@ -274,13 +274,25 @@ def remarks_of(said: Comparison) -> Remarks:
 
 
 def count_comparisons(*, session: Session) -> dict[str, int]:
-    """Standing comparisons of all rounds and imports: `{"comparisons": n, "annotators": m}`.
+    """Standing comparisons of all rounds and imports: `{"comparisons": n, "skips": k, "annotators": m}`.
 
-    Those on gold pairs, repeats and rewrites are not among them.
+    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor what a retracted
+    annotator said: the numbers are those that the rounds give.
     """
-    comparisons, annotators = session.exec(
-        select(func.count(), func.count(func.distinct(Comparison.annotator_id)))
+    judged = col(Comparison.verdict) != Verdict.SKIP
+    comparisons, skips, annotators = session.exec(
+        select(
+            func.count().filter(judged),
+            func.count().filter(~judged),
+            func.count(func.distinct(Comparison.annotator_id)).filter(judged),
+        )
+        .select_from(Comparison)
         .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .where(col(Comparison.superseded_at).is_(None), col(Pair.purpose).in_(COUNTED))
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            col(Comparison.superseded_at).is_(None),
+            col(Pair.purpose).in_(COUNTED),
+            col(Annotator.retracted_at).is_(None),
+        )
     ).one()
-    return {"comparisons": comparisons, "annotators": annotators}
+    return {"comparisons": comparisons, "skips": skips, "annotators": annotators}

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import select
 
+from store.annotators import count_by_annotator
 from store.calibration import Calibration, prepare_calibration, read_calibration
 from store.comparisons import count_annotator, count_round
 from store.database import reading, writing
@@ -75,6 +76,7 @@ def test_newcomers_are_told_what_is_right_and_nothing_of_it_counts(
     with reading(engine) as session:
         assert count_round(session=session, round_id=opened.id)["total"] == 0
         assert count_annotator(session=session, round_id=opened.id, annotator_id=people[0]) == 0
+        assert count_by_annotator(session=session) == {}
     assert [shown.pair_id for shown in calibration(engine, people[1], 4).to_come] == [
         shown.pair_id for shown in begun.to_come
     ]
