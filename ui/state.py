@@ -19,6 +19,7 @@ from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
 from store.database import writing
 from store.errors import NotAllowedError, StoreError
+from ui.model_text import message_markdown
 from ui.visitors import Visitor, visitor_of
 
 WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
@@ -87,7 +88,7 @@ def errors_in_words() -> Iterator[None]:
     try:
         yield
     except (StoreError, CoreError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(message_markdown(str(error)), icon=":material/error:")
 
 
 def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any) -> None:
@@ -105,10 +106,10 @@ def show_messages() -> None:
     """What the last action led to, once."""
     problem = st.session_state.pop("problem", "")
     if problem:
-        st.error(problem, icon=":material/error:")
+        st.error(message_markdown(problem), icon=":material/error:")
     notice = st.session_state.pop("notice", "")
     if notice:
-        st.toast(notice)
+        st.toast(message_markdown(notice))
 
 
 def my_name() -> str:

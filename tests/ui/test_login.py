@@ -344,6 +344,18 @@ def test_people_are_listed_invited_and_let_go(workspace: Workspace, open_app: Op
     assert "That is you." in words(app) and "Deactivate" not in labels(app)
 
 
+def test_a_name_is_no_markup_in_what_the_app_says(workspace: Workspace, open_app: OpenApp, log_in: Any) -> None:
+    log_in("Ada", Role.RESEARCHER)
+    joined(workspace, "![x](http://evil.test/x.png)")
+    app = open_app("people")
+    app.selectbox(key="who").set_value("![x](http://evil.test/x.png)").run()
+    button(app, "Deactivate").click().run()
+    assert app.toast[0].value == r"Deactivate: !\[x\](http://evil.test/x.png)."
+    app.text_input(key="invited").set_value("![x](http://evil.test/x.png)")
+    button(app, "Make a link").click().run()
+    assert r"'!\[x\](http" in app.error[0].value and "`pairloop annotators --reactivate`" in app.error[0].value
+
+
 def test_the_first_link_is_ones_own_and_keeps_what_one_compared_alone(workspace: Workspace, open_app: OpenApp) -> None:
     seeding.open_round(workspace, seeding.plain_exchanges(3))
     seeding.compare(workspace, "me", [Choice.LEFT])
