@@ -11,6 +11,7 @@ from sqlalchemy import case, func, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
 from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
@@ -169,9 +170,12 @@ def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | 
         session.delete(mark)
         found = _search(session, round_id, annotator_id, _START)
     elif found is not None and found[1] >= (mark.position if mark else 0) + MARK_EVERY:
-        mark = mark or QueueMark(round_id=round_id, annotator_id=annotator_id, position=0)
-        mark.position = found[1]
-        session.add(mark)
+        if mark is None:  # a second tab may be noting the same just now
+            new = QueueMark(round_id=round_id, annotator_id=annotator_id, position=found[1])
+            add_unless_there(session=session, row=new)
+        else:
+            mark.position = found[1]
+            session.add(mark)
     return None if found is None else found[0]
 
 
