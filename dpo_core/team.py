@@ -1,8 +1,8 @@
 """Whether people must log in, and how they can. Importable without torch.
 
-Alone on this machine (127.0.0.1) nobody needs to. Everybody must as soon as the app listens elsewhere, anybody has an
-account, an identity provider is set up, or `login = "required"` says so. An app that is open to a network and that
-nobody could log in to is not served at all.
+Alone on this machine (127.0.0.1) nobody needs to. Everybody must as soon as the app listens elsewhere, is reached from
+elsewhere (a proxy passes on what comes to the `url` of [team]), anybody has an account, an identity provider is set up,
+or `login = "required"` says so. An app that is open to a network and that nobody could log in to is not served at all.
 """
 
 from __future__ import annotations
@@ -47,10 +47,24 @@ def has_provider(folder: Path) -> bool:
 
 def login_needed(workspace: Workspace, address: str) -> bool:
     """Whether whoever visits an app that listens there must say who they are, and prove it."""
-    if workspace.settings.team.login == "required" or not is_loopback(address) or has_provider(workspace.folder):
-        return True
-    with reading(workspace.engine) as session:
-        return has_accounts(session=session)
+    if _is_for_this_machine(workspace, address) and not has_provider(workspace.folder):
+        with reading(workspace.engine) as session:
+            return has_accounts(session=session)
+    return True
+
+
+def _is_for_this_machine(workspace: Workspace, address: str) -> bool:
+    """Whether nobody comes from elsewhere, by a proxy's address either, and no login is asked for all the same."""
+    team = workspace.settings.team
+    return team.login == "auto" and is_loopback(address) and (not team.url or is_loopback(_host(team.url)))
+
+
+def _host(url: str) -> str:
+    """The host that an address names; empty for an address that is none, which is taken for one from elsewhere."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def require_way_in(workspace: Workspace, address: str) -> None:
@@ -59,13 +73,14 @@ def require_way_in(workspace: Workspace, address: str) -> None:
         if importlib.util.find_spec("authlib") is None:
             raise CoreError(f"{SECRETS} names an identity provider, which needs `pip install 'pairloop[oidc]'`.")
         return
-    if workspace.settings.team.login == "auto" and is_loopback(address):
+    if _is_for_this_machine(workspace, address):
         return
     with reading(workspace.engine) as session:
         if has_accounts(session=session) or open_invites(session=session):
             return
     raise CoreError(
-        f"Whoever visits {address} must log in, and nobody could: there is no account yet. Make one for yourself,\n"
+        f"Whoever visits {workspace.settings.team.url or address} must log in, and nobody could: there is no account "
+        "yet. Make one for yourself,\n"
         f"  pairloop invite --role researcher --workspace {workspace.folder}\n"
         "start the app again as you just did, and open the link that was printed. More people: `pairloop invite`."
     )

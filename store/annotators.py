@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
-from store.access_tables import Account
+from store.access_tables import Account, Invite
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.holds import release_all
 from store.logins import end_logins
-from store.models import Annotator, Comparison, Role, now
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Role, Verdict, now
 from store.pairs import recount_open_slots
 from store.roles import person_of, require_researcher
 
@@ -47,10 +47,16 @@ def list_annotators(*, session: Session) -> list[Annotator]:
 
 
 def count_by_annotator(*, session: Session) -> dict[int, int]:
-    """Standing comparisons of everybody, skips included."""
-    standing = col(Comparison.superseded_at).is_(None)
+    """Standing comparisons of everybody that they were asked for: no skips, practice or rewrites."""
     rows = session.exec(
-        select(Comparison.annotator_id, func.count()).where(standing).group_by(col(Comparison.annotator_id))
+        select(Comparison.annotator_id, func.count())
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(
+            col(Comparison.superseded_at).is_(None),
+            Comparison.verdict != Verdict.SKIP,
+            col(Pair.purpose).in_((*COUNTED, *MEASURING)),
+        )
+        .group_by(col(Comparison.annotator_id))
     )
     return dict(rows.all())
 
@@ -120,6 +126,8 @@ def change_role(*, session: Session, name: str, role: Role) -> Annotator:
         raise StateError(f"{name!r} is {annotator.role}; only people are annotators or researchers.")
     annotator.role = role
     session.add(annotator)
+    if role != Role.RESEARCHER:
+        _revoke_invites(session, annotator)
     return annotator
 
 
@@ -138,6 +146,17 @@ def _close(session: Session, annotator: Annotator) -> None:
     assert annotator.id is not None
     log_out_annotator(session=session, name=annotator.name)
     release_all(session=session, annotator_id=annotator.id)
+    _revoke_invites(session, annotator)
+
+
+def _revoke_invites(session: Session, annotator: Annotator) -> None:
+    """Let the open links let nobody in that they made, or that are for them: they would be a way back in."""
+    theirs = (col(Invite.created_by) == annotator.name) | (col(Invite.annotator_id) == annotator.id)
+    session.execute(
+        update(Invite)
+        .where(theirs, col(Invite.used_at).is_(None), col(Invite.revoked_at).is_(None))
+        .values(revoked_at=now())
+    )
 
 
 def _reopen_pairs(session: Session, annotator: Annotator) -> None:

@@ -103,11 +103,9 @@ def _by_completion(criteria: dict[str, str], left: str) -> dict[str, str]:
 
 
 def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
-    annotator = session.get(Annotator, annotator_id)
     if person_of(session) not in (None, annotator_id):
         raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
-    if annotator is None or not annotator.active:
-        raise PairChangedError("This annotator is not active any more; nothing was written.")
+    _require_active(session, annotator_id)
     try:
         choice = Choice(choice)
     except ValueError:
@@ -117,6 +115,12 @@ def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choic
     other = "b" if side == "a" else "a"
     sides = {Choice.LEFT: side, Choice.RIGHT: other}
     return Verdict(sides.get(choice, choice.value)), side
+
+
+def _require_active(session: Session, annotator_id: int) -> None:
+    annotator = session.get(Annotator, annotator_id)
+    if annotator is None or not annotator.active:
+        raise PairChangedError("This annotator is not active any more; nothing was written.")
 
 
 def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> Comparison | None:
@@ -160,11 +164,12 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
 
     None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
-    it) stays theirs.
+    it) stays theirs. Raises PairChangedError for an annotator who may not compare any more.
     """
     undone = session.get(Comparison, comparison_id)
     if undone is None or undone.annotator_id != annotator_id:
         return None
+    _require_active(session, annotator_id)
     lock_pair(session=session, pair_id=undone.pair_id)
     session.refresh(undone)
     if undone.superseded_at is not None:
@@ -276,13 +281,25 @@ def remarks_of(said: Comparison) -> Remarks:
 
 
 def count_comparisons(*, session: Session) -> dict[str, int]:
-    """Standing comparisons of all rounds and imports: `{"comparisons": n, "annotators": m}`.
+    """Standing comparisons of all rounds and imports: `{"comparisons": n, "skips": k, "annotators": m}`.
 
-    Those on gold pairs, repeats and rewrites are not among them.
+    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor what a retracted
+    annotator said: the numbers are those that the rounds give.
     """
-    comparisons, annotators = session.exec(
-        select(func.count(), func.count(func.distinct(Comparison.annotator_id)))
+    judged = col(Comparison.verdict) != Verdict.SKIP
+    comparisons, skips, annotators = session.exec(
+        select(
+            func.count().filter(judged),
+            func.count().filter(~judged),
+            func.count(func.distinct(Comparison.annotator_id)).filter(judged),
+        )
+        .select_from(Comparison)
         .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .where(col(Comparison.superseded_at).is_(None), col(Pair.purpose).in_(COUNTED))
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            col(Comparison.superseded_at).is_(None),
+            col(Pair.purpose).in_(COUNTED),
+            col(Annotator.retracted_at).is_(None),
+        )
     ).one()
-    return {"comparisons": comparisons, "annotators": annotators}
+    return {"comparisons": comparisons, "skips": skips, "annotators": annotators}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
+from store.adding_once import add_unless_there
 from store.hashing import text_hash
 from store.models import Guidelines, GuidelinesRead
 
@@ -43,5 +44,4 @@ def has_read_any(*, session: Session, annotator_id: int) -> bool:
 def remember_read(*, session: Session, annotator_id: int, version: Guidelines) -> None:
     """Note that this annotator has read this text; once is enough."""
     if not has_read(session=session, annotator_id=annotator_id, version=version):
-        session.add(GuidelinesRead(annotator_id=annotator_id, hash=version.hash))
-        session.flush()
+        add_unless_there(session=session, row=GuidelinesRead(annotator_id=annotator_id, hash=version.hash))

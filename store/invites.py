@@ -19,7 +19,7 @@ from store.hashing import text_hash
 from store.logins import end_logins, new_token
 from store.models import Annotator, Role, now
 from store.passcodes import get_or_add_account, hash_passcode
-from store.roles import require_researcher
+from store.roles import person_of, require_researcher
 
 LASTS = timedelta(days=7)
 PEOPLE = (Role.ANNOTATOR, Role.RESEARCHER)
@@ -48,13 +48,19 @@ def add_invite(
         role=role,
         name=tidy(name),
         annotator_id=None if known is None else known.id,
-        created_by=by,
+        created_by=_maker(session, by),
         created_at=moment,
         expires_at=moment + lasts,
     )
     session.add(invite)
     session.flush()
     return token, invite
+
+
+def _maker(session: Session, by: str) -> str:
+    """Whose invite it is: whoever's session it is, if it is anybody's. What they made ends with what they may do."""
+    person = person_of(session)
+    return by if person is None else session.get_one(Annotator, person).name
 
 
 def _known(session: Session, name: str, role: Role | None) -> Annotator | None:

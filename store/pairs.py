@@ -11,6 +11,7 @@ from sqlalchemy import case, func, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
 from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
@@ -138,10 +139,10 @@ def next_pair(
     """The next pair of the round for this annotator, held for them; None when there is nothing for them now.
 
     The pair they hold already comes first (a reload, a second tab or an undo shows it again), then a gold pair or a
-    repeat where the rules have one due, then the queue's order. None as well while the round is paused, and for
-    somebody who has made their comparisons for today.
+    repeat where the rules have one due, then the queue's order. None as well while the round is paused, for somebody
+    who has made their comparisons for today, and for somebody who may not compare any more.
     """
-    if session.exec(select(Round.paused_at).where(Round.id == round_id)).first() is not None:
+    if session.execute(_ASKED, {"round_id": round_id, "annotator_id": annotator_id}).first() is None:
         return None
     while True:
         pair_id = held_pair(session=session, round_id=round_id, annotator_id=annotator_id)
@@ -169,12 +170,20 @@ def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | 
         session.delete(mark)
         found = _search(session, round_id, annotator_id, _START)
     elif found is not None and found[1] >= (mark.position if mark else 0) + MARK_EVERY:
-        mark = mark or QueueMark(round_id=round_id, annotator_id=annotator_id, position=0)
-        mark.position = found[1]
-        session.add(mark)
+        if mark is None:  # a second tab may be noting the same just now
+            new = QueueMark(round_id=round_id, annotator_id=annotator_id, position=found[1])
+            add_unless_there(session=session, row=new)
+        else:
+            mark.position = found[1]
+            session.add(mark)
     return None if found is None else found[0]
 
 
+_MAY_COMPARE = sa.select(col(Annotator.id)).where(col(Annotator.id) == ANNOTATOR, col(Annotator.active))
+# Whether the round asks anybody now, and this annotator: two rows by their keys, in one statement.
+_ASKED = sa.select(col(Round.id)).where(
+    col(Round.id) == sa.bindparam("round_id"), col(Round.paused_at).is_(None), _MAY_COMPARE.exists()
+)
 # The first pair, and its position, from `since` on; by partial indexes. What it costs follows the pairs before that one
 # which others are still to answer, not the comparisons made. (Written out once: next_pair is on everybody's way.)
 _WANTING = (

@@ -36,6 +36,8 @@ _LONGEST_CODE = 5_000  # characters of a block that are put in colours
 _CODE = HtmlFormatter(nowrap=True)
 _MARKS = re.compile(f"[{re.escape(punctuation)}]")
 _LONGEST = 20_000  # characters drawn as Markdown; anything longer is shown plain, so that a page never hangs
+# A span of code, which no other mark reaches into; or a mark that could begin a link, an image, a formula or emphasis.
+_OF_MESSAGES = re.compile(r"((?<!`)`[^`\n]+`(?!`))|([\\`\[\]<>*_~$#])")
 
 
 @lru_cache(maxsize=256)
@@ -75,6 +77,14 @@ def _plain(text: str) -> str:
 def plain_markdown(text: str) -> str:
     """The text for the parts of Streamlit that only take Markdown: every mark stays the character that it is."""
     return _MARKS.sub(r"\\\g<0>", text)
+
+
+def message_markdown(text: str) -> str:
+    """A message of the app's for the parts that take Markdown: `code` is code, and nothing else in it is markup.
+
+    What people typed is quoted in messages: a name must not become a link, an image or a colour there.
+    """
+    return _OF_MESSAGES.sub(lambda found: found[1] or f"\\{found[2]}", text)
 
 
 def render_prompt(messages: list[Message], *, open_turns: int = 3) -> str:

@@ -21,6 +21,7 @@ from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
 from store.database import writing
 from store.errors import NotAllowedError, StoreError
+from ui.model_text import message_markdown
 from ui.visitors import Visitor, visitor_of
 
 WORKSPACE_VARIABLE = "PAIRLOOP_WORKSPACE"
@@ -89,7 +90,7 @@ def errors_in_words() -> Iterator[None]:
     try:
         yield
     except (StoreError, CoreError) as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(message_markdown(str(error)), icon=":material/error:")
 
 
 def veiled(pair_id: int) -> str:
@@ -113,10 +114,10 @@ def show_messages() -> None:
     """What the last action led to, once."""
     problem = st.session_state.pop("problem", "")
     if problem:
-        st.error(problem, icon=":material/error:")
+        st.error(message_markdown(problem), icon=":material/error:")
     notice = st.session_state.pop("notice", "")
     if notice:
-        st.toast(notice)
+        st.toast(message_markdown(notice))
 
 
 def my_name() -> str:

@@ -43,6 +43,12 @@ PATIENCE = Words(
     "Nothing to compare for now", "Your team's researchers prepare what comes next. This page goes on by itself."
 )
 
+NOT_ASKED = Words(
+    "You are not asked any more",
+    "Your team's researchers let you compare no more. What you said before stays. If that is a mistake, tell them, and "
+    "reload this page once they have let you come again.",
+)
+
 
 def stage_of(state: LoopState) -> int:
     """Which of STAGES the open round is in; -1 for none."""

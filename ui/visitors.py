@@ -18,6 +18,7 @@ from store.hashing import text_hash
 from store.invites import find_email
 from store.logins import end_login, find_login, is_stale, see_login
 from store.models import Annotator, Role
+from ui.model_text import message_markdown
 
 ADDRESS_VARIABLE = "PAIRLOOP_ADDRESS"  # where the app listens
 
@@ -106,7 +107,7 @@ def log_in_page(workspace: Workspace, why: str) -> None:
         return
     st.title("Log in", anchor=False)
     if st.user.get("is_logged_in"):
-        st.error(why, icon=":material/error:")
+        st.error(message_markdown(why), icon=":material/error:")
         st.button("Log in as somebody else", on_click=st.logout)
     else:
         st.button("Log in with your organisation", type="primary", on_click=st.login)

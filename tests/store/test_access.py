@@ -133,6 +133,27 @@ def test_a_login_lasts_until_it_ends(engine: sa.Engine) -> None:
     assert (whose(engine, there), whose(engine, elsewhere)) == (None, None)
 
 
+@pytest.mark.parametrize("end", ["deactivate", "retract", "demote"])
+def test_the_links_of_who_may_not_invite_any_more_let_nobody_in(engine: sa.Engine, end: str) -> None:
+    lea = join(engine, role=Role.RESEARCHER)
+    theirs = [
+        invited(on_behalf_of(engine, lea), role=Role.RESEARCHER),
+        invited(on_behalf_of(engine, lea), by="somebody else"),
+        invited(engine, name="Lea", role=Role.RESEARCHER),  # for them: it would make them what they were
+    ]
+    other = invited(engine, by="Max")
+    with writing(engine) as session:
+        {
+            "deactivate": lambda: annotators.deactivate_annotator(session=session, name="Lea"),
+            "retract": lambda: annotators.retract_annotator(session=session, name="Lea"),
+            "demote": lambda: annotators.change_role(session=session, name="Lea", role=Role.ANNOTATOR),
+        }[end]()
+    for token in theirs:
+        with pytest.raises(LoginError, match="lets nobody in"):
+            accept_invite(engine=engine, token=token, name="Mallory", passcode=PASSCODE)
+    assert accept_invite(engine=engine, token=other, name="Ben", passcode=PASSCODE)
+
+
 def test_who_was_deactivated_is_out_at_once_and_stays_out_when_let_in_again(engine: sa.Engine) -> None:
     browser = log_in(engine, join(engine))
     with writing(engine) as session:

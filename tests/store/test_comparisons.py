@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col, select
 
-from store.annotators import retract_annotator
+from store.annotators import deactivate_annotator, reactivate_annotator, retract_annotator
 from store.comparisons import (
     Choice,
     Remarks,
@@ -24,7 +24,7 @@ from store.comparisons import (
 )
 from store.database import reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
-from store.models import Comparison, Pair, Verdict, now
+from store.models import Comparison, Hold, Pair, Verdict, now
 from store.pairs import left_side, next_pair
 from tests.store.undoing import undo_last
 
@@ -219,6 +219,25 @@ def test_an_annotator_who_was_retracted_is_refused(engine: sa.Engine, make_round
     with pytest.raises(PairChangedError):
         say(engine, pairs[0].id, 99)
     assert history(engine) == []
+
+
+@pytest.mark.parametrize("end", [deactivate_annotator, retract_annotator])
+def test_who_may_not_compare_any_more_is_served_no_pair_and_holds_none(
+    engine: sa.Engine, make_round: Any, people: list[int], end: Any
+) -> None:
+    opened, pairs = make_round(engine, pairs=3)
+    said = say(engine, pairs[0].id, people[0])
+    with writing(engine) as session:
+        assert next_pair(session=session, round_id=opened.id, annotator_id=people[0]) is not None
+        end(session=session, name="Ada")
+        assert next_pair(session=session, round_id=opened.id, annotator_id=people[0]) is None
+        assert next_pair(session=session, round_id=opened.id, annotator_id=people[1]) is not None
+        with pytest.raises(PairChangedError, match="not active any more"):
+            undo_comparison(session=session, comparison_id=said.id, annotator_id=people[0])
+        assert session.exec(select(Hold.annotator_id)).all() == [people[1]]
+        if end is deactivate_annotator:
+            reactivate_annotator(session=session, name="Ada")
+            assert next_pair(session=session, round_id=opened.id, annotator_id=people[0]) is not None
 
 
 @pytest.mark.parametrize(

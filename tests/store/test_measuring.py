@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from store.annotators import count_by_annotator, retract_annotator
 from store.comparisons import count_annotator, count_comparisons, count_round, last_comparison_id
 from store.database import reading, writing
 from store.errors import ImportFileError
@@ -102,6 +103,19 @@ def test_they_count_nowhere_and_are_trained_on_never(
         cut = cut_snapshot(session=session, folder=tmp_path)
     texts = "".join(path.read_text() for path in (tmp_path / cut.path).glob("*.jsonl"))
     assert texts.count("\n") == 60 and "gold" not in texts and "wrong" not in texts
+
+
+def test_what_a_retracted_annotator_said_is_counted_nowhere(
+    engine: sa.Engine, worked: tuple[int, list[Pair]], people: list[int]
+) -> None:
+    round_id, served = worked
+    with writing(engine) as session:
+        assert count_by_annotator(session=session) == {people[0]: len(served)}
+        assert count_comparisons(session=session) == {"comparisons": 60, "skips": 0, "annotators": 1}
+        retract_annotator(session=session, name="Ada")
+        assert count_round(session=session, round_id=round_id)["total"] == 0
+        assert count_measured(session=session, round_id=round_id) == 0
+        assert count_comparisons(session=session) == {"comparisons": 0, "skips": 0, "annotators": 0}
 
 
 def test_a_model_is_not_asked_the_prompts_of_gold_pairs(engine: sa.Engine, worked: tuple[int, list[Pair]]) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import select
 
+from store.adding_once import add_unless_there
+from store.annotators import count_by_annotator
 from store.calibration import Calibration, prepare_calibration, read_calibration
 from store.comparisons import count_annotator, count_round
 from store.database import reading, writing
 from store.guidelines import guidelines_in_force, has_read, has_read_any, put_in_force, remember_read
-from store.models import Guidelines, Pair, Purpose
+from store.models import Guidelines, GuidelinesRead, Pair, Purpose
 from store.queue_rules import QueueRules
 from tests.store.queueing import add_gold, answer, go_through, serve
 
@@ -50,6 +52,14 @@ def test_who_has_read_a_text_has_read_it_when_it_comes_back(engine: sa.Engine, p
         assert [has_read_any(session=session, annotator_id=person) for person in (ada, ben)] == [True, False]
 
 
+def test_a_row_that_somebody_else_added_meanwhile_stays_as_it_is(engine: sa.Engine, people: list[int]) -> None:
+    with writing(engine) as session:
+        first = put_in_force(session=session, text="Be brief.")
+        for _ in "12":  # without a look whether it is there, as when two transactions look before either adds
+            add_unless_there(session=session, row=GuidelinesRead(annotator_id=people[0], hash=first.hash))
+        assert len(session.exec(select(GuidelinesRead)).all()) == 1
+
+
 def calibration(engine: sa.Engine, person: int, wanted: int) -> Calibration:
     with writing(engine) as session:
         prepare_calibration(session=session, wanted=wanted)
@@ -75,6 +85,7 @@ def test_newcomers_are_told_what_is_right_and_nothing_of_it_counts(
     with reading(engine) as session:
         assert count_round(session=session, round_id=opened.id)["total"] == 0
         assert count_annotator(session=session, round_id=opened.id, annotator_id=people[0]) == 0
+        assert count_by_annotator(session=session) == {}
     assert [shown.pair_id for shown in calibration(engine, people[1], 4).to_come] == [
         shown.pair_id for shown in begun.to_come
     ]

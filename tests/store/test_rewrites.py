@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from store.annotators import count_by_annotator
 from store.comparisons import count_annotator, count_round, last_comparison_id, record_comparison
 from store.database import reading, writing
 from store.models import Comparison, Completion, Pair
@@ -43,6 +44,7 @@ def test_a_rewrite_is_preferred_over_what_it_betters(
         kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
         counted = count_round(session=session, round_id=opened.id)["done"]
         mine = count_annotator(session=session, round_id=opened.id, annotator_id=people[0])
+        assert count_by_annotator(session=session) == {people[0]: 1}
         written = session.exec(select(Completion).where(Completion.text == "My own words.")).one()
         original = session.get_one(Completion, written.rewrite_of)
     assert [(row.chosen, row.rejected, row.chosen_source, row.purpose) for row in kept] == [

@@ -165,6 +165,8 @@ def test_a_retracted_annotator_is_told(pairs: Workspace, open_app: OpenApp) -> N
     button(app, "Tie").click().run()
     assert said(pairs) == []
     assert "not active" in words(app)
+    assert "You are not asked any more" in words(app)
+    assert "Tie" not in labels(app) and "Question" not in words(app)
 
 
 def test_nothing_tells_which_checkpoint_wrote_what(pairs: Workspace, open_app: OpenApp) -> None:

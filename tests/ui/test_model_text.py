@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from ui.model_text import render_model_text, render_prompt
+from ui.model_text import message_markdown, render_model_text, render_prompt
 
 TAGS = {
     *("div", "p", "br", "hr", "em", "strong", "s", "code", "pre", "ul", "ol", "li", "blockquote", "h4"),
@@ -163,3 +164,21 @@ def test_only_known_tags_and_attributes_ever_come_out(text: str) -> None:
         assert all(style.startswith(("text-align:", "vertical-align:")) for style in seen.attributes.get("style", ()))
         assert all(picture.startswith(FORMULA) for picture in seen.attributes.get("src", ()))
         html.encode()
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12).map(
+        lambda parts: "".join("".join(parts).split("\n"))
+    )
+)
+def test_a_message_with_any_name_in_it_links_to_nothing_and_loads_nothing(name: str) -> None:
+    said = message_markdown(f"{name!s} is not active. `pairloop annotators --reactivate` lets {name} come again.")
+    html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(said)
+    assert Seen(html).tags <= {"p", "code", "ol", "ul", "li", "pre"}
+
+
+def test_a_message_keeps_its_code_and_its_words() -> None:
+    said = "'Lea (*)' is not active: `pairloop annotators --reactivate [x]` lets them come again, says `me."
+    html = MarkdownIt("commonmark").render(message_markdown(said))
+    assert "<code>pairloop annotators --reactivate [x]</code>" in html
+    assert html.startswith("<p>'Lea (*)' is not active: ") and html.endswith("says `me.</p>\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from dpo_core.filters import snapshot_filter
-from dpo_core.loop import round_stories
 from dpo_core.workspace import Workspace
 from store.comparisons import count_comparisons
 from store.database import reading, writing
@@ -31,8 +30,7 @@ def main() -> None:
     with reading(workspace.engine) as session:
         prompts, said = count_prompts(session=session), count_comparisons(session=session)
         snapshots = list_snapshots(session=session)
-        skips = sum(entry.comparisons["skip"] for entry in round_stories(session=session))
-    counts(prompts, said, skips, snapshots)
+    counts(prompts, said, snapshots)
     importing, comparing, cutting = st.tabs(TABS, default=TABS[PARAMETER in st.query_params])
     with importing:
         import_files(workspace, sum(prompts.values()))
@@ -42,12 +40,12 @@ def main() -> None:
         snapshots_and_export(workspace, snapshots)
 
 
-def counts(prompts: dict[str, int], said: dict[str, int], skips: int, snapshots: list[Snapshot]) -> None:
+def counts(prompts: dict[str, int], said: dict[str, int], snapshots: list[Snapshot]) -> None:
     """How much there is of everything. A skip is no comparison, here as on the Loop page."""
-    apart = f", {counted(skips, 'skip')} apart" if skips else ""
+    apart = f", {counted(said['skips'], 'skip')} apart" if said["skips"] else ""
     figures = (
         ("Prompts", prompts["train"] + prompts["held_out"], f"{prompts['held_out']} held out"),
-        ("Comparisons", said["comparisons"] - skips, f"by {counted(said['annotators'], 'annotator')}{apart}"),
+        ("Comparisons", said["comparisons"], f"by {counted(said['annotators'], 'annotator')}{apart}"),
         ("Snapshots", len(snapshots), ""),
     )
     for column, (label, value, note) in zip(st.columns(len(figures)), figures, strict=True):

@@ -10,7 +10,7 @@ from dpo_core.queueing import done_for_today, meter_figures, queue_rules
 from dpo_core.workspace import Workspace
 from store.comparisons import count_annotator, current_comparison, last_comparison_id
 from store.database import reading, writing
-from store.models import Comparison, Round, RoundStatus
+from store.models import Annotator, Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, shown_pair
 from store.rounds import latest_round
 from store.workers import live_workers
@@ -250,6 +250,9 @@ def to_the_loop(text: str, verb: str) -> None:
 
 def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
+    if not may_compare(workspace, annotator_id):
+        show.empty_state(story.NOT_ASKED.title, story.NOT_ASKED.text)
+        return
     researcher = visitor().researcher
     words = story.waiting_words(state, done_for_today=done_for_today(workspace, annotator_id))
     if not researcher and (words.page or state.step == Step.START_ROUND):
@@ -273,11 +276,18 @@ def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | 
         undo_button(workspace, current.id, annotator_id)
 
 
+def may_compare(workspace: Workspace, annotator_id: int) -> bool:
+    """Whether whoever is here is still asked: not deactivated, nor retracted."""
+    with reading(workspace.engine) as session:
+        return session.get_one(Annotator, annotator_id).active
+
+
 def wait_for_pair(workspace: Workspace, annotator_id: int) -> None:
     """Look every two seconds whether there is a pair, and go on as soon as there is one."""
 
     def look() -> None:
         with errors_in_words():
+            visitor(anew=True)  # a login may have ended since the page was drawn
             with reading(workspace.engine) as session:
                 state, workers = read_loop(session=session), live_workers(session=session)
             leads_on = bool(story.waiting_words(state).page) and visitor().researcher

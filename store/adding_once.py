@@ -1,0 +1,16 @@
+"""Rows that are to be there once: on PostgreSQL two transactions may find a row missing and both add it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, SQLModel
+
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def add_unless_there(*, session: Session, row: SQLModel) -> None:
+    """Write a row, all its key in it, unless one with that key is there by now; then that one stays as it is."""
+    insert = _INSERT[session.get_bind().dialect.name]
+    session.execute(insert(type(row)).values(row.model_dump()).on_conflict_do_nothing())
