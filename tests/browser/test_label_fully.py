@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +178,35 @@ def test_text_can_be_made_larger_and_stays_so(page: Page, asking: Workspace, ser
     page.reload()
     wait_for_question(page, 1)
     assert before.evaluate(size) > 1.3 * normal
+
+
+def test_a_server_that_restarts_loses_and_doubles_nothing(page: Page, asking: Workspace) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ui.serve", "--workspace", str(asking.folder), "--port", str(port)]
+
+    def start() -> subprocess.Popen[str]:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None and "ready" in server.stdout.readline()
+        return server
+
+    server = start()
+    try:
+        page.goto(f"http://127.0.0.1:{port}")
+        wait_for_question(page, 1)
+        page.keyboard.press("1")
+        wait_for_question(page, 2)
+        server.kill()
+        server.wait()
+        page.keyboard.press("2")  # into the void
+        server = start()
+        page.reload()
+        wait_for_question(page, 2)
+        assert len(written(asking)) == 1, "nobody was told that it counted: the pair is still there"
+        page.keyboard.press("3")
+        wait_for_question(page, 3)
+    finally:
+        server.terminate()
+        server.wait()
+    assert [(row[0], row[1]) for row in written(asking)] == [(1, 3), (1, 1)]
