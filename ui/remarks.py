@@ -22,7 +22,7 @@ def ask_remarks(asked: LabelSettings, pair_id: int) -> None:
     """The criteria and reasons that this workspace asks for, in one row; all of them may be left out."""
     if not has_remarks(asked):
         return
-    with st.container(horizontal=True, gap="medium", key=f"remarks-{pair_id}"):
+    with st.container(horizontal=True, gap="medium", key=_key(pair_id, "remarks")):
         for criterion in asked.criteria:
             st.segmented_control(
                 criterion, list(WORDS), format_func=WORDS.__getitem__, key=_key(pair_id, "criterion", criterion)

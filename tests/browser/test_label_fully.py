@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 import subprocess
@@ -116,6 +117,15 @@ def test_a_day_by_keyboard_alone(page: Page, asking: Workspace, serve: Serve) ->
     [(left, strength, criteria, _, reason, seconds)] = written(asking)
     assert (left, strength, reason) == (0, 3, "1 2 3 much better?")
     assert '"helpful": "' in criteria and 0 < seconds < 60
+
+
+def test_nothing_on_the_page_is_named_by_the_pairs_number(page: Page, asking: Workspace, serve: Serve) -> None:
+    """Gold pairs and repeats are made later than the rest: their numbers would give them away."""
+    page.goto(serve(asking))
+    wait_for_question(page, 1)
+    names = page.evaluate("[...document.querySelectorAll('[class*=st-key-]')].flatMap((each) => [...each.classList])")
+    assert any(name.startswith("st-key-remarks-") for name in names)
+    assert [name for name in names if re.search(r"-\d{1,6}$", name) and "undo" not in name] == []
 
 
 def test_the_question_mark_shows_every_key(page: Page, asking: Workspace, serve: Serve) -> None:

@@ -19,9 +19,11 @@ from dpo_core.workspace import Workspace
 from store.database import reading
 from store.models import Comparison
 from tests.browser import seeding
+from ui.cli import run
 
 APP = Path(ui.state.__file__).with_name("app.py")
 OpenApp = Callable[..., AppTest]
+Pairloop = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -48,6 +50,19 @@ def _open_app(page: str = "label", name: str = "") -> AppTest:
         app.switch_page(f"pages/{page}.py").run()
     assert not app.exception
     return app
+
+
+@pytest.fixture
+def pairloop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pairloop:
+    """`pairloop("runs")` in the test's workspace: exit code, stdout, stderr."""
+    monkeypatch.chdir(workspace.folder)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return code, *capsys.readouterr()
+
+    return call
 
 
 def said(workspace: Workspace) -> list[Comparison]:

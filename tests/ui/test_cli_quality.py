@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,8 @@ import pytest
 from dpo_core.workspace import Workspace
 from store.database import writing
 from tests.store.teams import ask
-from ui.cli import YOURS, run
-
-Pairloop = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def pairloop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pairloop:
-    """`pairloop("quality")` in the test's workspace: exit code, stdout, stderr."""
-    monkeypatch.chdir(workspace.folder)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(list(arguments))
-        return code, *capsys.readouterr()
-
-    return call
+from tests.ui.conftest import Pairloop
+from ui.cli import YOURS
 
 
 @pytest.fixture

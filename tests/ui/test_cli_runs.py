@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,8 @@ from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from tests.browser import seeding
-from ui.cli import STOPPED, YOURS, run
-
-Pairloop = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def pairloop(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pairloop:
-    """`pairloop("runs")` in the test's workspace, wide enough for one line a row: exit code, stdout, stderr."""
-    monkeypatch.chdir(workspace.folder)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(list(arguments))
-        return code, *capsys.readouterr()
-
-    return call
+from tests.ui.conftest import Pairloop
+from ui.cli import STOPPED, YOURS
 
 
 @pytest.fixture
