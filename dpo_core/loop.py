@@ -115,7 +115,7 @@ def read_loop(*, session: Session) -> LoopState:
     pairs = count_pairs(session=session, round_id=current.id)
     step, run = _step(session, current, comparisons, pairs)
     checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
-    imported = _count_imported(session) if _on_imports(session, current) else 0
+    imported = _count_imported(session) if is_on_imports(session, current) else 0
     late = _count_late(session, current, comparisons["done"])
     naming = count_naming_makers(session=session, round_id=current.id)
     return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming)
@@ -125,7 +125,7 @@ def _count_imported(session: Session) -> int:
     return count_pairs(session=session, round_id=None)["pairs"]
 
 
-def _on_imports(session: Session, current: Round) -> bool:
+def is_on_imports(session: Session, current: Round) -> bool:
     """Whether the round was opened for imported comparisons: no pair was ever asked to be written for it."""
     assert current.id is not None
     return last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE) is None
@@ -148,7 +148,7 @@ def _step(
         return Step.DECIDE, None
     if current.status == RoundStatus.TRAINING:
         return _waiting(last_run(session=session, round_id=current.id, kind=RunKind.TRAIN), Step.WAIT_FOR_TRAINING)
-    if comparisons["done"] >= current.target or _on_imports(session, current):
+    if comparisons["done"] >= current.target or is_on_imports(session, current):
         return Step.TRAIN, None
     sampling = last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE)
     if pairs["open"] or current.status == RoundStatus.COMPARING:
@@ -175,7 +175,7 @@ def _story(session: Session, entry: Round) -> RoundStory:
         snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
         result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
         candidates=_candidates(session, entry),
-        on_imports=_on_imports(session, entry),
+        on_imports=is_on_imports(session, entry),
     )
 
 
@@ -232,7 +232,7 @@ def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
     """
     with writing(workspace.engine) as session:
         current = _open_round(session)
-        if _on_imports(session, current):
+        if is_on_imports(session, current):
             raise RunError(f"Round {current.number} is for imported comparisons and asks for none. Train on them.")
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         return _queue_sampling(session, workspace, current, checkpoint, pairs, by)
@@ -266,7 +266,7 @@ def start_training(
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
-        wanted = training_filter(asked, current.number, on_imports=_on_imports(session, current))
+        wanted = training_filter(asked, current.number, on_imports=is_on_imports(session, current))
         snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
         rows = texts_of(rows_to_train_on(snapshot=snapshot, folder=workspace.folder))

@@ -18,10 +18,10 @@ from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
 from store.hashing import fraction, text_hash
-from store.measuring import count_measured
 from store.models import Completion, Pair, Prompt, Round, RoundStatus
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules, is_done_for_today
+from store.round_work import WorkDone
 from store.rounds import latest_round, pause_round, resume_round
 
 SHOWN = 10  # pairs at the head of the queue
@@ -54,19 +54,16 @@ def comparisons_wanted(run_settings: dict[str, Any], completions: Sequence[Compl
     return int(run_settings["wanted"]) if drawn < run_settings.get("overlap", 1.0) else 1
 
 
-def meter_figures(workspace: Workspace, current: Round, done: int) -> tuple[int, int]:
+def meter_figures(settings: Settings, target: int, work: WorkDone) -> tuple[int, int]:
     """How far the round is for whoever compares: comparisons made, and asked for.
 
     Where gold pairs or repeats are mixed in, those are counted in both: a count that stood still after a verdict would
     tell which they are. How many there will be is only expected, so a round that has what it asked for is full.
     """
-    queue, target = workspace.settings.queue, current.target
+    queue, done = settings.queue, work.judged
     if not queue.gold and not queue.repeats:
         return done, target
-    assert current.id is not None
-    with reading(workspace.engine) as session:
-        measured = count_measured(session=session, round_id=current.id)
-    made, expected = done + measured, round(target / (1 - queue.gold - queue.repeats))
+    made, expected = done + work.measured, round(target / (1 - queue.gold - queue.repeats))
     return made, made if done >= target else max(expected, made + 1)
 
 

@@ -15,10 +15,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from store.comparisons import Choice, Remarks, current_comparison, record_comparison, undo_comparison
+from store.comparisons import (
+    Choice,
+    Remarks,
+    add_standing,
+    current_comparison,
+    record_comparison,
+    undo_comparison,
+)
 from store.holds import release_hold
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
-from store.pairs import left_side, lock_pair, recount_open_slots
+from store.pairs import left_side, lock_pair
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
 from store.roles import require_researcher
 
@@ -165,18 +172,15 @@ def adjudicate(
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
     if standing is not None and standing.adjudicates and _is_choice(standing, choice, side_seed):
         return standing
-    decided = record_comparison(
+    return record_comparison(
         session=session,
         pair_id=pair_id,
         annotator_id=annotator_id,
         choice=choice,
         remarks=Remarks(reason=reason),
         replace=True,
+        adjudicates=True,
     )
-    decided.adjudicates = True
-    session.add(decided)
-    session.flush()
-    return decided
 
 
 def take_back_decision(*, session: Session, comparison_id: int, annotator_id: int) -> None:
@@ -198,9 +202,8 @@ def take_back_decision(*, session: Session, comparison_id: int, annotator_id: in
     ).first()
     if before is not None and before.superseded_at is not None and _replaced(before.superseded_at, ruling.created_at):
         content = before.model_dump(exclude={"id", "created_at", "superseded_at"})
-        session.add(Comparison(**content))
-        session.flush()
-        recount_open_slots(session=session, pair_id=ruling.pair_id)
+        pair = lock_pair(session=session, pair_id=ruling.pair_id)
+        add_standing(session=session, said=Comparison(**content), pair=pair)
 
 
 def _replaced(left: datetime, came: datetime) -> bool:

@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+import sqlalchemy as sa
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import NotAllowedError, PairChangedError, StoreError
 from store.guidelines import guidelines_id_in_force
 from store.holds import release_hold, take_hold
-from store.measuring import is_gold, opened_at
+from store.measuring import opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
-from store.pairs import left_side, lock_pair, recount_open_slots
+from store.pairs import LockedPair, left_side, lock_pair, recount_open_slots
 from store.roles import person_of
+from store.round_work import count_verdict
 
 UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
 
@@ -56,6 +58,7 @@ def record_comparison(
     strength: int | None = None,
     remarks: Remarks = NO_REMARKS,
     replace: bool = False,
+    adjudicates: bool = False,
 ) -> Comparison:
     """Write a verdict on a pair and recount what the pair still wants, in the session's one transaction.
 
@@ -65,32 +68,46 @@ def record_comparison(
     """
     if strength not in (None, 1, 2, 3):
         raise StoreError(f"A strength is 1, 2 or 3, not {strength!r}.")
-    verdict, side = _verdict(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
+    choice = _choice(session, annotator_id, choice)
+    pair = lock_pair(session=session, pair_id=pair_id)
+    side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    if standing is not None and not replace:
+        return standing
+    if standing is not None:
+        _supersede(session, standing, pair)
     said = Comparison(
         pair_id=pair_id,
         annotator_id=annotator_id,
-        verdict=verdict,
+        verdict=_verdict(choice, side),
         strength=strength if choice in (Choice.LEFT, Choice.RIGHT) else None,
         reason=(remarks.reason or "").strip() or None,
         tags=list(remarks.tags),
         criteria=_by_completion(remarks.criteria, side),
         flags={_completion(on, side): found for on, found in remarks.flags.items() if found},
+        adjudicates=adjudicates,
         seconds=seconds,
         left_side=side,
         guidelines_id=guidelines_id_in_force(session=session),
     )
-    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    if standing is not None:
-        if not replace:
-            return standing
-        standing.superseded_at = now()
-        session.add(standing)
-        session.flush()
-    session.add(said)
-    session.flush()
-    recount_open_slots(session=session, pair_id=pair_id)
+    add_standing(session=session, said=said, pair=pair)
     release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
     return said
+
+
+def add_standing(*, session: Session, said: Comparison, pair: LockedPair) -> None:
+    """Write a verdict that stands from now on, and count it."""
+    session.add(said)
+    session.flush()
+    count_verdict(session=session, said=said, purpose=pair.purpose, round_id=pair.round_id, by=1)
+    recount_open_slots(session=session, pair_id=pair.id)
+
+
+def _supersede(session: Session, said: Comparison, pair: LockedPair) -> None:
+    said.superseded_at = now()
+    session.add(said)
+    session.flush()
+    count_verdict(session=session, said=said, purpose=pair.purpose, round_id=pair.round_id, by=-1)
 
 
 def _completion(on: str, left: str) -> str:
@@ -102,61 +119,71 @@ def _by_completion(criteria: dict[str, str], left: str) -> dict[str, str]:
     return {name: "tie" if said == "tie" else _completion(said, left) for name, said in criteria.items()}
 
 
-def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
+def _verdict(choice: Choice, left: str) -> Verdict:
+    other = "b" if left == "a" else "a"
+    return Verdict({Choice.LEFT: left, Choice.RIGHT: other}.get(choice, choice.value))
+
+
+def _choice(session: Session, annotator_id: int, choice: Choice | str) -> Choice:
     if person_of(session) not in (None, annotator_id):
         raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
     _require_active(session, annotator_id)
     try:
-        choice = Choice(choice)
+        return Choice(choice)
     except ValueError:
         raise StoreError(f"A choice is one of {', '.join(Choice)}, not {choice!r}.") from None
-    pair = lock_pair(session=session, pair_id=pair_id)
-    side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
-    other = "b" if side == "a" else "a"
-    sides = {Choice.LEFT: side, Choice.RIGHT: other}
-    return Verdict(sides.get(choice, choice.value)), side
+
+
+_MAY_COMPARE = sa.select(col(Annotator.active)).where(col(Annotator.id) == sa.bindparam("annotator_id"))
 
 
 def _require_active(session: Session, annotator_id: int) -> None:
-    annotator = session.get(Annotator, annotator_id)
-    if annotator is None or not annotator.active:
+    if not session.scalar(_MAY_COMPARE, {"annotator_id": annotator_id}):
         raise PairChangedError("This annotator is not active any more; nothing was written.")
+
+
+_STANDING = sa.select(Comparison).where(
+    col(Comparison.pair_id) == sa.bindparam("pair_id"),
+    col(Comparison.annotator_id) == sa.bindparam("annotator_id"),
+    col(Comparison.superseded_at).is_(None),
+)
 
 
 def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> Comparison | None:
     """This annotator's standing verdict on the pair, if any."""
-    return session.exec(
-        select(Comparison).where(
-            Comparison.pair_id == pair_id,
-            Comparison.annotator_id == annotator_id,
-            col(Comparison.superseded_at).is_(None),
-        )
-    ).first()
+    return session.scalar(_STANDING, {"pair_id": pair_id, "annotator_id": annotator_id})
 
 
-def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) -> int | None:
-    """Which verdict an undo would take back: this annotator's latest standing one in the round, if any.
+# Their latest few, so that what it costs does not grow with what they said before.
+_LATEST = (
+    sa.select(col(Comparison.id), col(Comparison.pair_id), col(Comparison.created_at))
+    .where(
+        col(Comparison.annotator_id) == sa.bindparam("annotator_id"),
+        col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
+    )
+    .order_by(col(Comparison.id).desc())
+    .limit(UNDO_WINDOW)
+    .subquery()
+)
+_IN_ROUND = (col(Pair.round_id) == sa.bindparam("round_id")) & col(Pair.purpose).in_((*COUNTED, *MEASURING))
+_GOLD_MEANWHILE = (col(Pair.purpose) == Purpose.GOLD) & (_LATEST.c.created_at >= opened_at(sa.bindparam("round_id")))
+_LAST = (
+    sa.select(_LATEST.c.id, _LATEST.c.pair_id)
+    .join(Pair, col(Pair.id) == _LATEST.c.pair_id)
+    .where(_IN_ROUND | _GOLD_MEANWHILE)
+    .order_by(_LATEST.c.id.desc())
+    .limit(1)
+)
+
+
+def last_verdict(*, session: Session, annotator_id: int, round_id: int) -> tuple[int, int] | None:
+    """Which verdict an undo would take back, and its pair: this annotator's latest standing one in the round, if any.
 
     One on a gold pair, which is of no round, is if it was given since the round opened.
     """
-    # Their latest few, so that what it costs does not grow with what they said before.
-    latest = (
-        select(Comparison.id, Comparison.pair_id, Comparison.created_at)
-        .where(
-            Comparison.annotator_id == annotator_id,
-            col(Comparison.superseded_at).is_(None),
-            ~col(Comparison.adjudicates),
-        )
-        .order_by(col(Comparison.id).desc())
-        .limit(UNDO_WINDOW)
-        .subquery()
-    )
-    in_round = (col(Pair.round_id) == round_id) & col(Pair.purpose).in_((*COUNTED, *MEASURING))
-    gold = (col(Pair.purpose) == Purpose.GOLD) & (latest.c.created_at >= opened_at(round_id))
-    found: int | None = session.exec(
-        select(func.max(latest.c.id)).join(Pair, col(Pair.id) == latest.c.pair_id).where(in_round | gold)
-    ).one()
-    return found
+    row = session.execute(_LAST, {"annotator_id": annotator_id, "round_id": round_id}).first()
+    return None if row is None else (row[0], row[1])
 
 
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
@@ -170,13 +197,11 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
     if undone is None or undone.annotator_id != annotator_id:
         return None
     _require_active(session, annotator_id)
-    lock_pair(session=session, pair_id=undone.pair_id)
+    pair = lock_pair(session=session, pair_id=undone.pair_id)
     session.refresh(undone)
     if undone.superseded_at is not None:
         return None
-    undone.superseded_at = now()
-    session.add(undone)
-    session.flush()
+    _supersede(session, undone, pair)
     recount_open_slots(session=session, pair_id=undone.pair_id)
     take_hold(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
     return undone
@@ -203,27 +228,6 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
     counts = {verdict.value: 0 for verdict in Verdict} | dict(rows)
     total = sum(counts.values())
     return counts | {"done": total - counts[Verdict.SKIP], "total": total}
-
-
-def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> int:
-    """How many verdicts this annotator has standing in the round, skips left out.
-
-    Gold pairs and repeats that they judged meanwhile are among them: it is their work, and a count that stands still
-    would tell which pairs those are.
-    """
-    # Asked of the round's pairs, not of the annotator's comparisons: of those there may be any number by now.
-    answered = select(Comparison.id).where(
-        Comparison.pair_id == Pair.id,
-        Comparison.annotator_id == annotator_id,
-        Comparison.verdict != Verdict.SKIP,
-        ~col(Comparison.adjudicates),
-        col(Comparison.superseded_at).is_(None),
-    )
-    asked = (*COUNTED, *MEASURING)
-    in_round = select(func.count()).select_from(Pair).where(Pair.round_id == round_id, col(Pair.purpose).in_(asked))
-    gold = select(func.count()).select_from(Pair).where(*is_gold())
-    since = answered.where(Comparison.created_at >= opened_at(round_id))
-    return session.exec(in_round.where(answered.exists())).one() + session.exec(gold.where(since.exists())).one()
 
 
 def comparisons_since(

@@ -17,7 +17,11 @@ def guidelines_in_force(*, session: Session) -> Guidelines | None:
 
 def guidelines_id_in_force(*, session: Session) -> int | None:
     """The id of that version, which a comparison is kept with."""
-    return session.exec(select(func.max(Guidelines.id))).one()
+    found: int | None = session.scalar(_NEWEST)
+    return found
+
+
+_NEWEST = select(func.max(Guidelines.id))
 
 
 def put_in_force(*, session: Session, text: str) -> Guidelines:

@@ -9,7 +9,7 @@ its statement began: so a pair's row is locked before its holds are counted, and
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,13 +85,12 @@ def take_hold(*, session: Session, pair_id: int, annotator_id: int, hold: timede
     return session.connection().execute(_TAKEN[dialect], given).rowcount > 0
 
 
+_RELEASED = sa.delete(Hold).where(col(Hold.pair_id) == sa.bindparam("pair_id"), col(Hold.annotator_id) == ANNOTATOR)
+
+
 def release_hold(*, session: Session, pair_id: int, annotator_id: int) -> None:
     """Let others have this pair, if it was this annotator who held it."""
-    session.execute(
-        sa.delete(Hold)
-        .where(col(Hold.pair_id) == pair_id, col(Hold.annotator_id) == annotator_id)
-        .execution_options(synchronize_session=False)
-    )
+    session.connection().execute(_RELEASED, {"pair_id": pair_id, "annotator_id": annotator_id})
 
 
 def release_all(*, session: Session, annotator_id: int) -> None:
@@ -108,33 +107,34 @@ def require_room(*, session: Session, pair_id: int, annotator_id: int, choice: s
     if choice == Verdict.SKIP:
         return
     # The row is locked first, where rows can be: whoever else takes the pair or answers it comes before or after this.
-    purpose = session.exec(select(Pair.purpose).where(Pair.id == pair_id).with_for_update()).first()
+    purpose = session.scalar(_LOCKED_PURPOSE, {"pair_id": pair_id})
     if purpose not in (Purpose.TRAIN, Purpose.DUEL):
         return
-    moment = now()
-    theirs = (col(Pair.open_slots) > 0) & _is_held_by(annotator_id, moment)
-    fits = sa.select(col(Pair.id)).where(
-        col(Pair.id) == pair_id, theirs | _has_answer_of(annotator_id) | has_room_for(annotator_id, moment)
-    )
-    if session.execute(fits).first() is None:
+    given = {"pair_id": pair_id, "annotator_id": annotator_id, "moment": now()}
+    if session.execute(_FITS, given).first() is None:
         raise PairChangedError(
             "That pair was on screen for so long that it went to somebody else. This one verdict was not kept; all "
             "those before it are. Here is the next pair."
         )
 
 
-def _is_held_by(annotator_id: int, moment: datetime) -> Any:
-    live = sa.select(col(Hold.pair_id)).where(
-        col(Hold.pair_id) == col(Pair.id), col(Hold.annotator_id) == annotator_id, col(Hold.until) > moment
-    )
-    return live.exists()
-
-
-def _has_answer_of(annotator_id: int) -> Any:
-    standing = sa.select(col(Comparison.id)).where(
+_LOCKED_PURPOSE = sa.select(col(Pair.purpose)).where(col(Pair.id) == sa.bindparam("pair_id")).with_for_update()
+_IS_HELD = (
+    sa.select(col(Hold.pair_id))
+    .where(col(Hold.pair_id) == col(Pair.id), col(Hold.annotator_id) == ANNOTATOR, col(Hold.until) > MOMENT)
+    .exists()
+)
+_HAS_ANSWERED = (
+    sa.select(col(Comparison.id))
+    .where(
         col(Comparison.pair_id) == col(Pair.id),
-        col(Comparison.annotator_id) == annotator_id,
+        col(Comparison.annotator_id) == ANNOTATOR,
         col(Comparison.superseded_at).is_(None),
         col(Comparison.verdict) != Verdict.SKIP,
     )
-    return standing.exists()
+    .exists()
+)
+_FITS = sa.select(col(Pair.id)).where(
+    col(Pair.id) == sa.bindparam("pair_id"),
+    ((col(Pair.open_slots) > 0) & _IS_HELD) | _HAS_ANSWERED | has_room_for(ANNOTATOR, MOMENT),
+)

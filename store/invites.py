@@ -175,7 +175,10 @@ def revoke_invite(*, session: Session, invite_id: int) -> None:
 
 def has_accounts(*, session: Session) -> bool:
     """Whether anybody can log in, by passcode or e-mail address."""
-    return session.exec(select(Account.annotator_id).limit(1)).first() is not None
+    return session.scalar(_ANY_ACCOUNT) is not None
+
+
+_ANY_ACCOUNT = select(Account.annotator_id).limit(1)
 
 
 def accounts(*, session: Session) -> dict[int, str]:

@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from store.hashing import fraction, text_hash
 from store.holds import answered_by
-from store.models import COUNTED, Annotator, Comparison, Pair, Purpose, Round, Verdict
+from store.models import COUNTED, Comparison, Pair, Purpose, Round, Verdict
 from store.queue_rules import QueueRules
 
 _TOLD: Any = aliased(Pair)  # made once: an alias takes longer to make than to ask for
@@ -74,30 +74,9 @@ def is_gold() -> tuple[Any, ...]:
     return col(Pair.gold_verdict).is_not(None), col(Pair.purpose) == Purpose.GOLD
 
 
-def opened_at(round_id: int) -> Any:
+def opened_at(round_id: Any) -> Any:
     """The moment at which a round was opened, for a statement."""
     return sa.select(col(Round.created_at)).where(col(Round.id) == round_id).scalar_subquery()
-
-
-def count_measured(*, session: Session, round_id: int) -> int:
-    """How many verdicts stand on repeats of a round, and on gold pairs since it opened.
-
-    Skips are left out, and what a retracted annotator said.
-    """
-    in_round = (col(Pair.purpose) == Purpose.REPEAT) & (col(Pair.round_id) == round_id)
-    gold = sa.and_(*is_gold(), col(Comparison.created_at) >= opened_at(round_id))
-    given = (
-        select(sa.func.count())
-        .select_from(Comparison)
-        .join(Pair, col(Pair.id) == Comparison.pair_id)
-        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
-        .where(
-            Comparison.verdict != Verdict.SKIP,
-            col(Comparison.superseded_at).is_(None),
-            col(Annotator.retracted_at).is_(None),
-        )
-    )
-    return session.exec(given.where(in_round)).one() + session.exec(given.where(gold)).one()
 
 
 def _draw(pair_ids: list[int | None], drawn: str) -> int | None:

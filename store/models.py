@@ -4,7 +4,8 @@ References go one way, so that rows can be written in order and the schema has n
 
     Prompt <- Completion <- Pair <- Comparison -> Annotator
     Snapshot <- Checkpoint <- Round <- Run;  Completion, Pair and PairReward point at those.
-    Pair, Annotator <- Hold;  Guidelines <- Comparison;  Annotator <- GuidelinesRead.
+    Pair, Annotator <- Hold;  Round, Annotator <- QueueMark, RoundWork;
+    Guidelines <- Comparison;  Annotator <- GuidelinesRead.
     Account, Invite, Login (access_tables.py) -> Annotator
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
@@ -356,6 +357,16 @@ class QueueMark(SQLModel, table=True):
     round_id: int = Field(primary_key=True, foreign_key="round.id")
     annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
     position: int
+
+
+class RoundWork(SQLModel, table=True):
+    """How much of a round's work somebody has done: what `store/round_work.py` counts as verdicts come and go."""
+
+    __tablename__ = "round_work"
+    round_id: int = Field(primary_key=True, foreign_key="round.id")
+    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
+    judged: int
+    measured: int
 
 
 class Guidelines(SQLModel, table=True):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import case, func, update
+from sqlalchemy import case, func
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
@@ -235,15 +235,53 @@ def get_pair(*, session: Session, pair_id: int) -> tuple[Pair, Prompt]:
     return pair, session.get_one(Prompt, pair.prompt_id)
 
 
-def lock_pair(*, session: Session, pair_id: int) -> Pair:
+class LockedPair(NamedTuple):
+    """What writing a verdict needs to know of its pair."""
+
+    id: int
+    side_seed: int
+    purpose: str
+    round_id: int | None
+
+
+_LOCKED = (
+    sa.select(col(Pair.id), col(Pair.side_seed), col(Pair.purpose), col(Pair.round_id))
+    .where(col(Pair.id) == sa.bindparam("pair_id"))
+    .with_for_update()
+)
+
+
+def lock_pair(*, session: Session, pair_id: int) -> LockedPair:
     """The pair, its row locked where the database has row locks: writers of its comparisons go one after another.
 
     Raises UnknownRecordError.
     """
-    pair = session.get(Pair, pair_id, with_for_update=True)
-    if pair is None:
+    row = session.execute(_LOCKED, {"pair_id": pair_id}).first()
+    if row is None:
         raise UnknownRecordError(f"There is no pair {pair_id}.")
-    return pair
+    return LockedPair(*row)
+
+
+_TRUSTED = (
+    sa.select(col(Comparison.id))
+    .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+    .where(
+        col(Comparison.pair_id) == col(Pair.id),
+        col(Comparison.superseded_at).is_(None),
+        col(Annotator.retracted_at).is_(None),
+    )
+)
+_RULED = _TRUSTED.where(col(Comparison.adjudicates)).exists()
+_ANSWERED = (
+    _TRUSTED.where(col(Comparison.verdict) != Verdict.SKIP, ~col(Comparison.adjudicates))
+    .with_only_columns(func.count())
+    .scalar_subquery()
+)
+_RECOUNT = (
+    sa.update(Pair)
+    .where(col(Pair.id) == sa.bindparam("this_pair"))
+    .values(open_slots=case((_RULED, 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
+)
 
 
 def recount_open_slots(*, session: Session, pair_id: int) -> None:
@@ -252,36 +290,7 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
     A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others. One that was
     adjudicated wants nothing more.
     """
-    trusted = (
-        select(Comparison.id)
-        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
-        .where(
-            Comparison.pair_id == pair_id,
-            col(Comparison.superseded_at).is_(None),
-            col(Annotator.retracted_at).is_(None),
-        )
-    )
-    ruled = trusted.where(col(Comparison.adjudicates)).exists()
-    answered = (
-        select(func.count())
-        .select_from(Comparison)
-        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
-        .where(
-            Comparison.pair_id == pair_id,
-            Comparison.verdict != Verdict.SKIP,
-            ~col(Comparison.adjudicates),
-            col(Comparison.superseded_at).is_(None),
-            col(Annotator.retracted_at).is_(None),
-        )
-        .scalar_subquery()
-    )
-    wants = case((ruled, 0), (col(Pair.wanted) > answered, col(Pair.wanted) - answered), else_=0)
-    session.execute(
-        update(Pair)
-        .where(col(Pair.id) == pair_id)
-        .values(open_slots=wants)
-        .execution_options(synchronize_session=False)
-    )
+    session.connection().execute(_RECOUNT, {"this_pair": pair_id})
 
 
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:

@@ -25,7 +25,10 @@ def add_round(*, session: Session, checkpoint_id: int, target: int) -> Round:
 
 def latest_round(*, session: Session) -> Round | None:
     """The round that was opened last, if any."""
-    return session.exec(select(Round).order_by(col(Round.number).desc()).limit(1)).first()
+    return session.scalar(_LATEST)
+
+
+_LATEST = select(Round).order_by(col(Round.number).desc()).limit(1)
 
 
 def list_rounds(*, session: Session) -> list[Round]:

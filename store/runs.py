@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -267,4 +268,12 @@ def list_runs(*, session: Session, round_id: int | None = None) -> list[Run]:
 
 def last_run(*, session: Session, round_id: int, kind: RunKind) -> Run | None:
     """The round's latest run of a kind, if any."""
-    return next((run for run in list_runs(session=session, round_id=round_id) if run.kind == kind), None)
+    return session.scalar(_LAST, {"round_id": round_id, "kind": kind})
+
+
+_LAST = (
+    select(Run)
+    .where(Run.round_id == sa.bindparam("round_id"), Run.kind == sa.bindparam("kind"))
+    .order_by(col(Run.id).desc())
+    .limit(1)
+)

@@ -53,7 +53,8 @@ def main() -> None:
 def who_is_here() -> tuple[bool, str]:
     """Whether the researchers' pages are offered; and for a stranger, why they are not let in."""
     try:
-        return visitor(anew=True).researcher, ""
+        asked = st.session_state.pop("visitor_asked", False)  # by the press that this page answers
+        return visitor(anew=not asked).researcher, ""
     except LoginNeededError as error:
         return False, str(error)
     except (StoreError, CoreError):  # the page will say what is wrong

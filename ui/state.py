@@ -103,6 +103,7 @@ def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any)
     """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn."""
     try:
         visitor(anew=True)  # a login may have ended since the page was drawn
+        st.session_state["visitor_asked"] = True  # the page that is drawn next need not ask once more
         function(*args, **kwargs)
     except (StoreError, CoreError) as error:
         st.session_state["problem"] = str(error)

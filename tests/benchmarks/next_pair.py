@@ -23,10 +23,11 @@ from sqlmodel import Session, SQLModel
 
 from store.annotators import get_or_add_annotator
 from store.checkpoints import add_checkpoint
-from store.comparisons import count_annotator, count_round, record_comparison
+from store.comparisons import count_round, record_comparison
 from store.database import open_database, writing
 from store.models import Comparison, Completion, Pair, Prompt, Round, now
 from store.pairs import next_pair
+from store.round_work import work_done
 from tests.store.undoing import undo_last
 
 ANNOTATORS, ROUND, OPEN = 3, 500, 400
@@ -134,7 +135,7 @@ def measure(engine: sa.Engine, round_id: int, repeats: int) -> dict[str, list[fl
         said = {"pair_id": shown.pair_id, "choice": "left"} | who
         timed("record_comparison", lambda session, said=said: record_comparison(session=session, **said))
         timed("count_round", lambda session: count_round(session=session, round_id=round_id))
-        timed("count_annotator", lambda session, who=who: count_annotator(session=session, round_id=round_id, **who))
+        timed("work_done", lambda session, who=who: work_done(session=session, round_id=round_id, **who))
         if turn % 10 == 9:
             undo = {"round_id": round_id} | who
             timed("undo", lambda session, undo=undo: undo_last(session=session, **undo))

@@ -15,8 +15,9 @@ from dpo_core.queueing import comparisons_wanted, meter_figures, per_pair, queue
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.guidelines import guidelines_id_in_force
-from store.models import Completion, Round, Run
+from store.models import Completion, Run
 from store.queue_rules import PLAIN_RULES
+from store.round_work import WorkDone
 from tests.browser import seeding
 
 
@@ -59,14 +60,12 @@ def test_a_round_has_as_many_pairs_as_its_comparisons_need(tmp_path: Path) -> No
 
 def test_the_meter_is_as_it_was_where_nothing_is_mixed_in(tmp_path: Path) -> None:
     workspace = seeding.new_workspace(tmp_path / "workspace")
-    assert meter_figures(workspace, Round(id=1, number=1, checkpoint_id=1, target=40), 7) == (7, 40)
+    assert meter_figures(workspace.settings, 40, WorkDone(judged=7, measured=3, mine=2)) == (7, 40)
 
 
-def test_the_meter_is_full_once_the_round_has_what_it_asked_for(tmp_path: Path) -> None:
-    workspace = seeding.new_workspace(tmp_path / "workspace")
-    mixed = Workspace(workspace.folder, workspace.settings.model_copy(update={"queue": settings(gold=0.2).queue}))
-    opened = Round(id=1, number=1, checkpoint_id=1, target=40)
-    assert [meter_figures(mixed, opened, done) for done in (0, 39, 40, 44)] == [(0, 50), (39, 50), (40, 40), (44, 44)]
+def test_the_meter_is_full_once_the_round_has_what_it_asked_for() -> None:
+    made = [meter_figures(settings(gold=0.2), 40, WorkDone(done, 0, 0)) for done in (0, 39, 40, 44)]
+    assert made == [(0, 50), (39, 50), (40, 40), (44, 44)]
 
 
 def test_each_text_of_the_file_is_a_version_and_no_file_is_none(tmp_path: Path) -> None:

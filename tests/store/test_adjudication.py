@@ -8,10 +8,9 @@ from store.adjudication import adjudicate, list_doubtful, said_about, take_back_
 from store.annotators import retract_annotator
 from store.comparisons import (
     Choice,
-    count_annotator,
     count_round,
     current_comparison,
-    last_comparison_id,
+    last_verdict,
     record_comparison,
     undo_comparison,
 )
@@ -22,6 +21,7 @@ from store.models import Comparison, Pair, Purpose
 from store.pairs import shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.reliability import KNOWN
+from store.round_work import work_done
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
 from tests.store.teams import ask, ask_again, say
 
@@ -201,8 +201,8 @@ def test_a_decision_is_no_answer_that_the_round_asked_for(engine, make_round, pe
     decide(engine, pairs[0], people[2], Choice.RIGHT)
     with writing(engine) as session:
         counted = count_round(session=session, round_id=opened.id)["done"]
-        mine = count_annotator(session=session, round_id=opened.id, annotator_id=people[2])
-        undoable = last_comparison_id(session=session, annotator_id=people[2], round_id=opened.id)
+        mine = work_done(session=session, round_id=opened.id, annotator_id=people[2]).mine
+        undoable = last_verdict(session=session, annotator_id=people[2], round_id=opened.id)
         slots = session.get_one(Pair, pairs[0].id).open_slots
     assert (counted, mine, undoable, slots) == (1, 0, None, 0), "what was decided wants nothing more"
 

@@ -20,6 +20,7 @@ from store.comparisons import Choice, record_comparison
 from store.database import open_database, reading, writing
 from store.models import Checkpoint, Comparison, Hold, Pair, Round, now
 from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
+from store.round_work import work_done
 from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last
 
@@ -179,6 +180,7 @@ class ComparisonLaws(RuleBasedStateMachine):
         with reading(self.engine) as session:
             rows = session.exec(select(Comparison).order_by(col(Comparison.id))).all()
             slots = {pair.id: pair.open_slots for pair in session.exec(select(Pair)).all()}
+            work = {person: work_done(session=session, round_id=1, annotator_id=person) for person in (1, 2)}
         # Everything ever said is there, and nothing else.
         there = [Said(row.pair_id, row.annotator_id, row.verdict, row.superseded_at is None) for row in rows]
         assert there == self.desk.said
@@ -187,6 +189,10 @@ class ComparisonLaws(RuleBasedStateMachine):
         assert len(standing) == len(set(standing))
         # A pair wants what is missing, and a skip is no answer.
         assert slots == {pair: self.desk.open_slots(pair) for pair in WANTED}
+        # What is counted along the way is what a count would find.
+        made = [said.person for said in there if said.standing and said.verdict != "skip"]
+        assert {person: found.mine for person, found in work.items()} == {1: made.count(1), 2: made.count(2)}
+        assert {found.judged for found in work.values()} == {len(made)}
 
 
 TestComparisonLaws = ComparisonLaws.TestCase

@@ -13,10 +13,9 @@ from store.comparisons import (
     Choice,
     Remarks,
     comparisons_since,
-    count_annotator,
     count_round,
     current_comparison,
-    last_comparison_id,
+    last_verdict,
     record_comparison,
     remarks_of,
     sided,
@@ -26,6 +25,7 @@ from store.database import reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
 from store.models import Comparison, Hold, Pair, Verdict, now
 from store.pairs import left_side, next_pair
+from store.round_work import work_done
 from tests.store.undoing import undo_last
 
 
@@ -185,12 +185,12 @@ def test_the_same_undo_twice_takes_back_one_verdict(engine: sa.Engine, make_roun
     say(engine, pairs[0].id, people[0], "tie")
     say(engine, pairs[1].id, people[0], "tie")
     with writing(engine) as session:
-        last = last_comparison_id(session=session, annotator_id=people[0], round_id=opened.id)
+        last = last_verdict(session=session, annotator_id=people[0], round_id=opened.id)
         assert last is not None
-        assert undo_comparison(session=session, comparison_id=last, annotator_id=people[1]) is None  # not theirs
-        assert undo_comparison(session=session, comparison_id=last, annotator_id=people[0]) is not None
+        assert undo_comparison(session=session, comparison_id=last[0], annotator_id=people[1]) is None  # not theirs
+        assert undo_comparison(session=session, comparison_id=last[0], annotator_id=people[0]) is not None
     with writing(engine) as session:
-        assert undo_comparison(session=session, comparison_id=last, annotator_id=people[0]) is None
+        assert undo_comparison(session=session, comparison_id=last[0], annotator_id=people[0]) is None
     assert history(engine) == [("tie", True), ("tie", False)]
 
 
@@ -292,6 +292,6 @@ def test_counts_of_a_round(engine: sa.Engine, make_round: Any, people: list[int]
     say(engine, pairs[0].id, people[1], "tie", replace=True)
     with reading(engine) as session:
         counts = count_round(session=session, round_id=opened.id)
-        mine = [count_annotator(session=session, round_id=opened.id, annotator_id=person) for person in people]
+        mine = [work_done(session=session, round_id=opened.id, annotator_id=person).mine for person in people]
     assert counts == {"a": 0, "b": 0, "tie": 3, "both_bad": 1, "skip": 1, "done": 4, "total": 5}
     assert mine == [3, 1, 0]

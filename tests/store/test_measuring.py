@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -12,15 +13,16 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.annotators import count_by_annotator, retract_annotator
-from store.comparisons import count_annotator, count_comparisons, count_round, last_comparison_id
+from store.comparisons import count_comparisons, count_round, last_verdict
 from store.database import reading, writing
 from store.errors import ImportFileError
-from store.measuring import count_measured, due_purpose
-from store.models import Comparison, Completion, Pair, Purpose
+from store.measuring import due_purpose
+from store.models import Comparison, Completion, Pair, Purpose, RoundWork
 from store.pairs import count_pairs, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.prompts import count_prompts, prompts_to_ask
 from store.queue_rules import QueueRules
+from store.round_work import work_done
 from store.snapshots import cut_snapshot
 from tests.store.imported import gold_from, jsonl, preferences_from, row_counts
 from tests.store.queueing import add_gold, answer, go_through, serve
@@ -94,9 +96,10 @@ def test_they_count_nowhere_and_are_trained_on_never(
         assert count_pairs(session=session, round_id=round_id) == {"pairs": 60, "open": 0}
         assert count_pairs(session=session, round_id=None)["pairs"] == 0
         assert count_comparisons(session=session)["comparisons"] == 60
-        assert count_measured(session=session, round_id=round_id) == found["gold"] + found["repeat"]
+        work = work_done(session=session, round_id=round_id, annotator_id=people[0])
+        assert (work.judged, work.measured) == (60, found["gold"] + found["repeat"])
         # Whoever compares sees their count go up with each verdict: it would otherwise tell which pairs those are.
-        assert count_annotator(session=session, round_id=round_id, annotator_id=people[0]) == len(served)
+        assert work.mine == len(served)
         poll = poll_comparisons(session=session, filter=SnapshotFilter())
         assert poll.dropped["not_trained_on"] == found["repeat"]  # gold pairs are of no round: they are not looked at
         assert len(poll.preferences) == 60 and all(each.annotators == 1 for each in poll.preferences)
@@ -114,7 +117,8 @@ def test_what_a_retracted_annotator_said_is_counted_nowhere(
         assert count_comparisons(session=session) == {"comparisons": 60, "skips": 0, "annotators": 1}
         retract_annotator(session=session, name="Ada")
         assert count_round(session=session, round_id=round_id)["total"] == 0
-        assert count_measured(session=session, round_id=round_id) == 0
+        work = work_done(session=session, round_id=round_id, annotator_id=people[1])
+        assert (work.judged, work.measured, work.mine) == (0, 0, 0)
         assert count_comparisons(session=session) == {"comparisons": 0, "skips": 0, "annotators": 0}
 
 
@@ -145,7 +149,7 @@ def test_they_can_be_taken_back(engine: sa.Engine, make_round: Any, people: list
     while (shown := serve(engine, opened.id, people[0], MIXED)) is not None:
         said = answer(engine, shown.pair_id, people[0])
         with writing(engine) as session:
-            assert last_comparison_id(session=session, annotator_id=people[0], round_id=opened.id) == said.id
+            assert last_verdict(session=session, annotator_id=people[0], round_id=opened.id) == (said.id, said.pair_id)
             undo_last(session=session, annotator_id=people[0], round_id=opened.id)
         assert serve(engine, opened.id, people[0], MIXED) == shown
         answer(engine, shown.pair_id, people[0], "right")
@@ -163,8 +167,8 @@ def test_an_undo_stays_within_its_round(engine: sa.Engine, make_round: Any, peop
     answer(engine, gold, people[0])
     later, _ = make_round(engine, pairs=1)
     with reading(engine) as session:
-        assert last_comparison_id(session=session, annotator_id=people[0], round_id=later.id) is None
-        assert count_annotator(session=session, round_id=later.id, annotator_id=people[0]) == 0
+        assert last_verdict(session=session, annotator_id=people[0], round_id=later.id) is None
+        assert work_done(session=session, round_id=later.id, annotator_id=people[0]).mine == 0
 
 
 def test_all_annotators_may_judge_a_gold_pair_at_once_and_each_judges_it_once(
@@ -228,3 +232,19 @@ def test_a_note_that_is_no_text_is_refused(engine: sa.Engine, tmp_path: Path) ->
     row = {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No.", "note": 3}
     with pytest.raises(ImportFileError, match="`note` must be text"):
         gold_from(engine, jsonl(tmp_path / "gold.jsonl", [row]))
+
+
+def test_what_is_counted_along_the_way_is_what_an_older_database_is_given(
+    engine: sa.Engine, worked: tuple[int, list[Pair]]
+) -> None:
+    def counted() -> list[tuple[int, ...]]:
+        with reading(engine) as session:
+            rows = session.exec(select(RoundWork).order_by(col(RoundWork.round_id), col(RoundWork.annotator_id)))
+            return [(row.round_id, row.annotator_id, row.judged, row.measured) for row in rows]
+
+    along_the_way = counted()
+    migration = importlib.import_module("store.migrations.versions.0005_round_work")
+    with writing(engine) as session:
+        session.execute(sa.delete(RoundWork))
+        session.execute(sa.text(migration.COUNTED))
+    assert counted() == along_the_way and len(along_the_way) > 0

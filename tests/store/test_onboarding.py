@@ -11,11 +11,12 @@ from sqlmodel import select
 from store.adding_once import add_unless_there
 from store.annotators import count_by_annotator
 from store.calibration import Calibration, prepare_calibration, read_calibration
-from store.comparisons import count_annotator, count_round
+from store.comparisons import count_round
 from store.database import reading, writing
 from store.guidelines import guidelines_in_force, has_read, has_read_any, put_in_force, remember_read
 from store.models import Guidelines, GuidelinesRead, Pair, Purpose
 from store.queue_rules import QueueRules
+from store.round_work import work_done
 from tests.store.queueing import add_gold, answer, go_through, serve
 
 
@@ -84,7 +85,7 @@ def test_newcomers_are_told_what_is_right_and_nothing_of_it_counts(
     assert done.right == sum(each.shown.left.startswith("right") for each in done.practised)
     with reading(engine) as session:
         assert count_round(session=session, round_id=opened.id)["total"] == 0
-        assert count_annotator(session=session, round_id=opened.id, annotator_id=people[0]) == 0
+        assert work_done(session=session, round_id=opened.id, annotator_id=people[0]).mine == 0
         assert count_by_annotator(session=session) == {}
     assert [shown.pair_id for shown in calibration(engine, people[1], 4).to_come] == [
         shown.pair_id for shown in begun.to_come

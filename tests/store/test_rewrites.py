@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlmodel import col, select
 
 from store.annotators import count_by_annotator
-from store.comparisons import count_annotator, count_round, last_comparison_id, record_comparison
+from store.comparisons import count_round, last_verdict, record_comparison
 from store.database import reading, writing
 from store.models import Comparison, Completion, Pair
 from store.pairs import next_pair, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.rewrites import replace_rewrites, standing_rewrites
+from store.round_work import work_done
 
 
 def rewrite(engine: sa.Engine, pair_id: int, annotator_id: int, **texts: str) -> dict[str, str]:
@@ -43,7 +44,7 @@ def test_a_rewrite_is_preferred_over_what_it_betters(
     with reading(engine) as session:
         kept = poll_comparisons(session=session, filter=SnapshotFilter()).preferences
         counted = count_round(session=session, round_id=opened.id)["done"]
-        mine = count_annotator(session=session, round_id=opened.id, annotator_id=people[0])
+        mine = work_done(session=session, round_id=opened.id, annotator_id=people[0]).mine
         assert count_by_annotator(session=session) == {people[0]: 1}
         written = session.exec(select(Completion).where(Completion.text == "My own words.")).one()
         original = session.get_one(Completion, written.rewrite_of)
@@ -61,7 +62,7 @@ def test_nobody_is_asked_about_a_rewrite(engine: sa.Engine, make_round: Any, peo
     rewrite(engine, pairs[0].id, people[0], left="My own words.")
     with writing(engine) as session:
         assert next_pair(session=session, round_id=opened.id, annotator_id=people[1]) is None
-        assert last_comparison_id(session=session, annotator_id=people[0], round_id=opened.id) == first.id
+        assert last_verdict(session=session, annotator_id=people[0], round_id=opened.id) == (first.id, first.pair_id)
 
 
 def test_what_is_on_screen_already_is_no_rewrite(engine: sa.Engine, make_round: Any, people: list[int]) -> None:

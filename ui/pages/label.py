@@ -5,13 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from dpo_core.filters import late_ones_count
-from dpo_core.loop import LoopState, Step, read_loop, start_round
+from dpo_core.loop import Step, is_on_imports, read_loop, start_round
 from dpo_core.queueing import done_for_today, meter_figures, queue_rules
 from dpo_core.workspace import Workspace
-from store.comparisons import count_annotator, current_comparison, last_comparison_id
+from store.comparisons import current_comparison, last_verdict
 from store.database import reading, writing
 from store.models import Annotator, Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, shown_pair
+from store.round_work import WorkDone, work_done
 from store.rounds import latest_round
 from store.workers import live_workers
 from ui import components as show
@@ -41,21 +42,20 @@ def main() -> None:
     if pair is not None:
         show.prompt_block(pair.messages)
         completions_as_read(workspace.settings.label, pair)
-    with reading(workspace.engine) as session:
-        state = read_loop(session=session)
+    work = how_far(workspace, current, annotator_id)
     with top:
-        head(workspace, state, current, annotator_id)
+        head(workspace, current, work, annotator_id)
     with note:
         show_messages()
-    if pair is None or current is None:
+    if pair is None or current is None or work is None:
         my_watch().stop()
-        nothing_to_compare(workspace, state, current, annotator_id)
+        nothing_to_compare(workspace, current, annotator_id)
     else:
         with note:
             if said is not None:
                 looking_back(workspace, current, said)
             else:
-                target_reached(workspace, state)
+                target_reached(workspace, current, work)
         compare(workspace, current, pair, annotator_id, said)
 
 
@@ -75,21 +75,28 @@ def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) ->
         return next_pair(session=session, round_id=current.id, annotator_id=annotator_id, rules=rules)
 
 
-def head(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
+def how_far(workspace: Workspace, current: Round | None, annotator_id: int) -> WorkDone | None:
+    """How far the open round is, if one is that asks anybody anything."""
+    if current is None or current.id is None:
+        return None
+    with reading(workspace.engine) as session:
+        work = work_done(session=session, round_id=current.id, annotator_id=annotator_id)
+        return work if work.judged or not is_on_imports(session, current) else None
+
+
+def head(workspace: Workspace, current: Round | None, work: WorkDone | None, annotator_id: int) -> None:
     """How far the round is, and who is comparing."""
     left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
     with right, st.container(horizontal=True, horizontal_alignment="right", wrap=False):
         onboarding.guidelines_control(workspace)
         show.name_control()
-    if current is None or current.id is None or state.imported:  # a round on imports asks nobody anything
+    if current is None or current.id is None or work is None:
         return
-    with reading(workspace.engine) as session:
-        mine = count_annotator(session=session, round_id=current.id, annotator_id=annotator_id)
     goal = workspace.settings.label.daily_goal
     today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
     with left:
-        done, target = meter_figures(workspace, current, state.comparisons["done"])
-        show.round_meter(done=done, target=target, mine=mine, name=my_name(), today=today)
+        done, target = meter_figures(workspace.settings, current.target, work)
+        show.round_meter(done=done, target=target, mine=work.mine, name=my_name(), today=today)
 
 
 def pair_looked_at(
@@ -138,8 +145,7 @@ def verdict_buttons(
         verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
         skip_button(workspace, pair, annotator_id)
         if said is None:
-            last = undo_button(workspace, current.id, annotator_id)
-            step_button("Look back", last.pair_id if last else None, "P")
+            step_button("Look back", undo_button(workspace, current.id, annotator_id), "P")
         reading_controls()
         show.keys_sheet(graded=workspace.settings.label.strengths)
 
@@ -206,12 +212,12 @@ def step_button(label: str, pair_id: int | None, key: str) -> None:
     )
 
 
-def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> Comparison | None:
-    """Take back the last verdict, and which one that is: a second press can never reach the one before."""
+def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> int | None:
+    """Take back the last verdict, and which pair that was on: a second press can never reach the one before."""
     assert round_id is not None
     with reading(workspace.engine) as session:
-        last = last_comparison_id(session=session, annotator_id=annotator_id, round_id=round_id)
-        said = session.get(Comparison, last) if last is not None else None
+        found = last_verdict(session=session, annotator_id=annotator_id, round_id=round_id)
+    last, pair_id = found or (None, None)
     st.button(
         "Undo",
         key=f"undo-{last}",
@@ -221,13 +227,17 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
         on_click=act,
         args=(verdicts.take_back, workspace, last, annotator_id),
     )
-    return said
+    return pair_id
 
 
-def target_reached(workspace: Workspace, state: LoopState) -> None:
+def target_reached(workspace: Workspace, current: Round, work: WorkDone) -> None:
     """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
-    assert state.round is not None
-    if not visitor().researcher:
+    asking = current.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING) and work.judged < current.target
+    if asking or not visitor().researcher:
+        return
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+    if state.round is None:
         return
     if state.step == Step.TRAIN:
         to_the_loop("**The round has what it asked for.** You can train now, or go on comparing.", "Train")
@@ -248,8 +258,10 @@ def to_the_loop(text: str, verb: str) -> None:
         st.page_link(story.LOOP_PAGE, label=f"{verb} on the Loop page", icon=":material/arrow_forward:")
 
 
-def nothing_to_compare(workspace: Workspace, state: LoopState, current: Round | None, annotator_id: int) -> None:
+def nothing_to_compare(workspace: Workspace, current: Round | None, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
     if not may_compare(workspace, annotator_id):
         show.empty_state(story.NOT_ASKED.title, story.NOT_ASKED.text)
         return
