@@ -82,10 +82,10 @@ def my_watch() -> Watch:
     return watch
 
 
-def watch_page() -> None:
-    """Let the page say when it is left alone, and when somebody is back."""
-    told = json.dumps({"token": st.session_state["attention"], "path": PATH, "idle": IDLE_SECONDS * 1000})
-    st.html(_SCRIPT.replace("{told}", told), unsafe_allow_javascript=True)
+def watch_page(pair: str) -> None:
+    """Show a new pair from its top, and let the page say when it is left alone, and when somebody is back."""
+    told = {"token": st.session_state["attention"], "path": PATH, "idle": IDLE_SECONDS * 1000, "pair": pair}
+    st.html(_SCRIPT.replace("{told}", json.dumps(told)), unsafe_allow_javascript=True)
 
 
 async def _said(request: Request) -> Response:
@@ -99,7 +99,9 @@ route = Route(PATH, _said, methods=["POST"])
 
 _SCRIPT = """<script>
 (() => {
-  const told = {told};
+  const told = {told};  // the pair among it: a script runs anew when its text has changed
+  const before = window.pairloopAttention?.told.pair;
+  if (before !== told.pair) document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
   if (window.pairloopAttention) { Object.assign(window.pairloopAttention.told, told); return; }
   const state = window.pairloopAttention = { told, away: false, timer: 0 };
   const say = (away) => {

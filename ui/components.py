@@ -20,18 +20,17 @@ def page_head(title: str) -> None:
     """The page's title, with the name one goes by at its right."""
     left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
     left.title(title, anchor=False)
-    with right:
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
         name_control()
 
 
 def name_control() -> None:
     """The name one goes by, and the place to change it."""
-    right = st.container(horizontal=True, horizontal_alignment="right")
     if visitor().annotator_id is not None:
-        with right, st.popover(my_name(), type="tertiary", icon=":material/person:"):
+        with st.popover(my_name(), type="tertiary", icon=":material/person:"):
             st.button("Log out", key="log_out", on_click=log_out, args=(served_workspace(),))
         return
-    with right, st.popover(my_name() or "Your name", type="tertiary", icon=":material/person:"):
+    with st.popover(my_name() or "Your name", type="tertiary", icon=":material/person:"):
         _name_input("name_input", "Your name", value=my_name())
         st.caption("Your comparisons are kept under this name. It stays in the address, so a reload keeps it.")
 
@@ -58,15 +57,16 @@ def completion_panes(left: str, right: str) -> None:
 
 
 def drawn_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> None:
-    """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow."""
-    with st.container(key="panes"):
-        for column, title, text, note in zip(st.columns(2), ("Left", "Right"), texts, notes, strict=True):
-            with column.container(border=True, height="stretch"):
-                st.html(
-                    f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
-                    f'<div style="font-size:{scale:g}em">{text}</div>'
-                    f'<span class="pl-quiet">{escape(note)}</span></section>'
-                )
+    """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow.
+
+    One element for both: they appear at the same moment, and Streamlit's own columns take several times as long.
+    """
+    panes = "".join(
+        f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
+        f'<div style="font-size:{scale:g}em">{text}</div><span class="pl-quiet">{escape(note)}</span></section>'
+        for title, text, note in zip(("Left", "Right"), texts, notes, strict=True)
+    )
+    st.html(f'<div class="pl-panes">{panes}</div>')
 
 
 def beside_panes(draw: Callable[[str], None], *, wanted: bool) -> None:
@@ -97,8 +97,7 @@ PLAIN_KEYS = (("← →", "Left or right is better"), ("T", "Tie"))
 def keys_sheet(*, graded: bool) -> None:
     """Every key of the page, on demand."""
     with st.popover("Keys", type="tertiary", icon=":material/keyboard:", key="keys"):
-        table(("Key", "What it does"), [*(GRADED_KEYS if graded else PLAIN_KEYS), *KEYS])
-        st.caption("No key does anything while you type.")
+        table(("Key", "What it does"), [*(GRADED_KEYS if graded else PLAIN_KEYS), *KEYS], "No key acts while you type.")
 
 
 def round_meter(*, done: int, target: int, mine: int, name: str, today: str = "") -> None:
@@ -138,13 +137,14 @@ def steps(names: Sequence[str], now: int) -> None:
     st.html(f'<ol class="pl-steps" aria-label="This round">{items}</ol>')
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A small table of plain text."""
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
+    """A small table of plain text, with a note below it."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     st.html(
         '<div class="pl-scroll"><table class="pl-table">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+        + (f'<p class="pl-quiet">{escape(note)}</p>' if note else "")
     )
 
 

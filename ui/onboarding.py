@@ -121,7 +121,7 @@ def _head(text: str) -> None:
     """A line where the round's meter will be, and the name one goes by."""
     left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
     left.caption(text)
-    with right:
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
         show.name_control()
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -30,18 +31,16 @@ NAME_PARAMETER = "as"
 HERE = ("localhost", "127.0.0.1", "::1")
 
 
-def _open(folder: str) -> Workspace:
+@cache  # asked several times for each page drawn, by every session: one engine for all of them
+def _workspace_in(folder: str) -> Workspace:
     workspace = open_workspace(Path(folder))
     assert workspace.engine is not None  # opens the database now, so that what ails it is said here
     return workspace
 
 
-_workspace_in: Callable[[str], Workspace] = st.cache_resource(_open, show_spinner=False)
-
-
 def reload_settings() -> None:
     """Let every session open the workspace anew, with the settings that are in its file by now."""
-    _workspace_in.clear()  # type: ignore[attr-defined]
+    _workspace_in.cache_clear()
 
 
 def served_workspace() -> Workspace:

@@ -58,8 +58,9 @@ STREAMLIT_OPTIONS: dict[str, Any] = {
 
 _CSS = """
 <style>
-:root { --pl-accent: #1d6b58; --pl-paper: #fdfcfa; --pl-mark: #f6dfa4; }
-@media (prefers-color-scheme: dark) { :root { --pl-accent: #5cc0a4; --pl-paper: #161817; --pl-mark: #5b4a17; } }
+:root { --pl-accent: #1d6b58; --pl-paper: #fdfcfa; --pl-mark: #f6dfa4; --pl-line: #e0ddd4; }
+@media (prefers-color-scheme: dark) { :root { --pl-accent: #5cc0a4; --pl-paper: #161817; --pl-mark: #5b4a17;
+  --pl-line: #383c3a; } }
 [data-testid="stLayoutWrapper"]:has(> .st-key-head) { position: sticky; top: 3.6rem; z-index: 20;
   background: var(--pl-paper); padding-bottom: .35rem; }
 [data-testid="stMainBlockContainer"] { max-width: 1240px; padding-top: 4.25rem; padding-bottom: 2rem; }
@@ -94,7 +95,8 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-earlier { margin-bottom: .9rem; } .pl-earlier summary { cursor: pointer; opacity: .8; }
 .pl-prompt { background: rgba(128,128,128,.09); border-radius: 8px; padding: .9rem 1.1rem; max-height: 38vh;
   overflow-y: auto; }
-.st-key-panes [data-testid="stColumn"] > div, .st-key-panes [data-testid="stColumn"] > div > div { height: 100%; }
+.pl-panes { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.pl-panes > section { border: 1px solid var(--pl-line); border-radius: 8px; padding: 1rem; min-width: 0; }
 [class*="st-key-verdicts-"] button { min-height: 2.75rem; }
 /* The stronger the verdict, the stronger its button. */
 [class*="st-key-left-3-"] button, [class*="st-key-right-3-"] button { border-color: var(--pl-accent);
@@ -125,6 +127,7 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
   [data-testid="stBottomBlockContainer"] [data-testid="stVerticalBlock"] { gap: .3rem; }
   [class*="st-key-verdicts-"] button, [class*="st-key-others-"] button { padding: .15rem .5rem; min-height: 2.4rem; }
   [class*="st-key-verdicts-"] button kbd, [class*="st-key-others-"] button kbd, .st-key-keys { display: none; }
+  .pl-panes { grid-template-columns: 1fr; }
   .pl-prompt { max-height: none; } .pl-empty { margin-top: 2vh; }
 }
 @media (prefers-reduced-motion: reduce) { *, ::before, ::after { transition: none !important;
@@ -165,21 +168,9 @@ if (!window.pairloopKeys) {
 """
 
 
-# %s is the pair: a script runs anew when its text has changed.
-_TO_THE_TOP = """<script>/* pair %s */
-document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
-</script><div hidden></div>"""
-
-
-def start_at_the_top(pair: str) -> None:
-    """Show a new pair from its beginning, however far down the one before was read."""
-    st.html(_TO_THE_TOP % pair, unsafe_allow_javascript=True)
-
-
 def dress_page() -> None:
     """Put the CSS on the page."""
-    st.html(_CSS)
-    st.html(_CODE_CSS)
+    st.html(_CSS + _CODE_CSS)  # in one: it is long enough for the browser to keep it, and is sent but once
 
 
 def mind_keys() -> None:

@@ -99,7 +99,9 @@ def _write(
     if watch.pair_id != pair_id or watch.seconds_shown() < DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:
-        before = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+        before = None
+        if looked_at() == pair_id or rewrites is not None:
+            before = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
         again = before is not None and looked_at() == pair_id
         require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
         said = record_comparison(

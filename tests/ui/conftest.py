@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
@@ -41,7 +40,7 @@ def open_app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> OpenApp:
 
 
 def _open_app(page: str = "label", name: str = "") -> AppTest:
-    st.cache_resource.clear()
+    ui.state.reload_settings()
     app = AppTest.from_file(str(APP), default_timeout=60)
     if name:
         app.query_params["as"] = name

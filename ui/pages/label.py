@@ -21,7 +21,6 @@ from ui.attention import my_watch, watch_page
 from ui.reading_aids import completions_as_read, reading_controls
 from ui.remarks import ask_remarks
 from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, veiled, visitor
-from ui.theme import start_at_the_top
 
 
 def main() -> None:
@@ -86,17 +85,14 @@ def how_far(workspace: Workspace, current: Round | None, annotator_id: int) -> W
 
 def head(workspace: Workspace, current: Round | None, work: WorkDone | None, annotator_id: int) -> None:
     """How far the round is, and who is comparing."""
-    left, right = st.columns([4, 1], vertical_alignment="center", wrap=False)
-    with right, st.container(horizontal=True, horizontal_alignment="right", wrap=False):
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", wrap=False):
+        if current is not None and current.id is not None and work is not None:
+            goal = workspace.settings.label.daily_goal
+            today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
+            done, target = meter_figures(workspace.settings, current.target, work)
+            show.round_meter(done=done, target=target, mine=work.mine, name=my_name(), today=today)
         onboarding.guidelines_control(workspace)
         show.name_control()
-    if current is None or current.id is None or work is None:
-        return
-    goal = workspace.settings.label.daily_goal
-    today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
-    with left:
-        done, target = meter_figures(workspace.settings, current.target, work)
-        show.round_meter(done=done, target=target, mine=work.mine, name=my_name(), today=today)
 
 
 def pair_looked_at(
@@ -124,9 +120,8 @@ def compare(workspace: Workspace, current: Round, pair: ShownPair, annotator_id:
             why_skip(workspace, pair, annotator_id)
         else:
             verdict_buttons(workspace, current, pair, annotator_id, said)
-    start_at_the_top(veiled(pair.pair_id))
     my_watch().shows(pair.pair_id)
-    watch_page()
+    watch_page(veiled(pair.pair_id))
 
 
 def verdict_buttons(
