@@ -53,15 +53,20 @@ _HELD = (
         (col(Pair.round_id) == sa.bindparam("round_id")) | (col(Pair.purpose) == Purpose.GOLD),
         ~answered_by(ANNOTATOR),
         _FREE_FOR_THEM,
+        col(Pair.id) != sa.bindparam("besides"),
     )
     .order_by(col(Hold.until).desc())
     .limit(1)
 )
 
 
-def held_pair(*, session: Session, round_id: int, annotator_id: int) -> int | None:
-    """The pair that this annotator was shown last and has not answered, if it is still theirs to answer."""
-    found: int | None = session.scalar(_HELD, {"annotator_id": annotator_id, "round_id": round_id, "moment": now()})
+def held_pair(*, session: Session, round_id: int, annotator_id: int, besides: int = 0) -> int | None:
+    """The pair that this annotator was shown last and has not answered, if it is still theirs to answer.
+
+    `besides`: a pair that is left out.
+    """
+    given = {"annotator_id": annotator_id, "round_id": round_id, "moment": now(), "besides": besides}
+    found: int | None = session.scalar(_HELD, given)
     return found
 
 

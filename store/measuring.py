@@ -23,17 +23,17 @@ _AGAIN: Any = aliased(Pair)
 REPEAT_WINDOW = 20  # comparisons, just beyond `repeat_after`, out of which one is drawn to be repeated
 
 
-def due_pair(*, session: Session, round_id: int, annotator_id: int, rules: QueueRules) -> int | None:
+def due_pair(*, session: Session, round_id: int, annotator_id: int, rules: QueueRules, besides: int = 0) -> int | None:
     """The gold pair or the repeat to show this annotator now; None where a new pair is due, or there is neither.
 
-    A repeat is made when it is due.
+    A repeat is made when it is due. `besides`: the pair on their screen, where what comes after it is asked for.
     """
     if not rules.gold and not rules.repeats:
         return None
-    drawn = f"{round_id}:{annotator_id}:{_last_verdict(session, annotator_id)}"
+    drawn = f"{round_id}:{annotator_id}:{_last_verdict(session, annotator_id)}:{besides}"
     purpose = due_purpose(drawn, rules)
     if purpose == Purpose.GOLD:
-        return _gold_pair(session, annotator_id, drawn)
+        return _gold_pair(session, annotator_id, drawn, besides)
     return _repeat(session, round_id, annotator_id, rules, drawn) if purpose == Purpose.REPEAT else None
 
 
@@ -52,7 +52,7 @@ def _last_verdict(session: Session, annotator_id: int) -> int:
     return session.exec(standing.order_by(col(Comparison.id).desc()).limit(1)).first() or 0
 
 
-def _gold_pair(session: Session, annotator_id: int, drawn: str) -> int | None:
+def _gold_pair(session: Session, annotator_id: int, drawn: str, besides: int) -> int | None:
     """One of the gold pairs that this annotator was never asked, nor told the answer of."""
     calibrated = (
         sa.select(col(Comparison.id))
@@ -66,7 +66,7 @@ def _gold_pair(session: Session, annotator_id: int, drawn: str) -> int | None:
         )
     )
     unasked = select(Pair.id).where(*is_gold(), ~answered_by(annotator_id), ~calibrated.correlate(Pair).exists())
-    return _draw(list(session.exec(unasked)), drawn)
+    return _draw(list(session.exec(unasked.where(Pair.id != besides))), drawn)
 
 
 def is_gold() -> tuple[Any, ...]:

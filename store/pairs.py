@@ -32,6 +32,7 @@ from store.models import (
 from store.prompts import Message
 from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
 
+FEW = 20  # pairs that are left: from then on nobody is given one ahead of time
 MARK_EVERY = 64  # pairs that an annotator is on, before it is noted how far they are in the queue
 
 
@@ -155,20 +156,47 @@ def next_pair(
             return replace(shown, round_id=round_id)  # a gold pair is of no round, which must not show
 
 
-def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: QueueRules) -> int | None:
+def pair_ahead(
+    *, session: Session, round_id: int, annotator_id: int, shown: int, rules: QueueRules = PLAIN_RULES
+) -> ShownPair | None:
+    """The pair that comes after the one `shown`, held for this annotator as well, so that it can be ready beforehand.
+
+    None where it is not known yet: few pairs are left, and others shall not be kept from them; or the one on screen is
+    their last for today.
+    """
+    if rules.daily_quota == 1:
+        return None
+    pair_id = held_pair(session=session, round_id=round_id, annotator_id=annotator_id, besides=shown)
+    if pair_id is None and _are_plenty(session, round_id, annotator_id):
+        sooner = replace(rules, daily_quota=max(0, rules.daily_quota - 1))
+        pair_id = _fresh_pair(session, round_id, annotator_id, sooner, besides=shown)
+    # Held a little shorter than the pair on screen, which a reload is to show first.
+    if pair_id is None or not take_hold(
+        session=session, pair_id=pair_id, annotator_id=annotator_id, hold=0.9 * rules.hold
+    ):
+        return None
+    return replace(shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id), round_id=round_id)
+
+
+def _are_plenty(session: Session, round_id: int, annotator_id: int) -> bool:
+    given = {"round_id": round_id, "annotator_id": annotator_id, "since": _START, "moment": now(), "besides": 0}
+    return session.execute(_PLENTY, given).first() is not None
+
+
+def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: QueueRules, besides: int = 0) -> int | None:
     if is_done_for_today(session=session, annotator_id=annotator_id, rules=rules):
         return None
-    due = due_pair(session=session, round_id=round_id, annotator_id=annotator_id, rules=rules)
-    return _first_wanting(session, round_id, annotator_id) if due is None else due
+    due = due_pair(session=session, round_id=round_id, annotator_id=annotator_id, rules=rules, besides=besides)
+    return _first_wanting(session, round_id, annotator_id, besides) if due is None else due
 
 
-def _first_wanting(session: Session, round_id: int, annotator_id: int) -> int | None:
+def _first_wanting(session: Session, round_id: int, annotator_id: int, besides: int) -> int | None:
     """The queue's first pair that this annotator can answer, looked for from their mark on, then from the start."""
     mark = session.get(QueueMark, (round_id, annotator_id))
-    found = _search(session, round_id, annotator_id, mark.position if mark else _START)
+    found = _search(session, round_id, annotator_id, mark.position if mark else _START, besides)
     if found is None and mark is not None:
         session.delete(mark)
-        found = _search(session, round_id, annotator_id, _START)
+        found = _search(session, round_id, annotator_id, _START, besides)
     elif found is not None and found[1] >= (mark.position if mark else 0) + MARK_EVERY:
         if mark is None:  # a second tab may be noting the same just now
             new = QueueMark(round_id=round_id, annotator_id=annotator_id, position=found[1])
@@ -192,13 +220,15 @@ _WANTING = (
         col(Pair.round_id) == sa.bindparam("round_id"),
         col(Pair.open_slots) > sa.literal_column("0"),  # spelled as the index is, or PostgreSQL passes it over
         col(Pair.position) >= sa.bindparam("since"),
+        col(Pair.id) != sa.bindparam("besides"),
         ~answered_by(ANNOTATOR),
         has_room_for(ANNOTATOR, MOMENT),
     )
     .order_by(col(Pair.position), col(Pair.id))
     .limit(1)
-    .with_for_update(skip_locked=True)  # for PostgreSQL, where two annotators' statements run side by side
 )
+_PLENTY = _WANTING.offset(FEW)
+_WANTING = _WANTING.with_for_update(skip_locked=True)  # PostgreSQL: two annotators' statements run side by side
 _START = -(2**31)
 _A, _B = aliased(Completion), aliased(Completion)
 _SHOWN = (
@@ -210,8 +240,14 @@ _SHOWN = (
 )
 
 
-def _search(session: Session, round_id: int, annotator_id: int, since: int) -> tuple[int, int] | None:
-    given = {"round_id": round_id, "annotator_id": annotator_id, "since": since, "moment": now()}
+def _search(session: Session, round_id: int, annotator_id: int, since: int, besides: int) -> tuple[int, int] | None:
+    given = {
+        "round_id": round_id,
+        "annotator_id": annotator_id,
+        "since": since,
+        "moment": now(),
+        "besides": besides,
+    }
     row = session.execute(_WANTING, given).first()
     return None if row is None else (row[0], row[1])
 

@@ -101,9 +101,13 @@ _SCRIPT = """<script>
 (() => {
   const told = {told};  // the pair among it: a script runs anew when its text has changed
   const before = window.pairloopAttention?.told.pair;
-  if (before !== told.pair) document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
-  if (window.pairloopAttention) { Object.assign(window.pairloopAttention.told, told); return; }
-  const state = window.pairloopAttention = { told, away: false, timer: 0 };
+  const shownAt = before === told.pair ? window.pairloopAttention.shownAt : performance.now();
+  if (before !== told.pair) {
+    document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
+    setTimeout(() => window.pairloopSeen?.(told.pair));
+  }
+  if (window.pairloopAttention) { Object.assign(window.pairloopAttention, { told, shownAt }); return; }
+  const state = window.pairloopAttention = { told, shownAt, away: false, timer: 0 };
   const say = (away) => {
     if (away === state.away) return;
     state.away = away;

@@ -53,20 +53,20 @@ def prompt_block(messages: list[dict[str, str]]) -> None:
 
 def completion_panes(left: str, right: str) -> None:
     """Two completions side by side, as text."""
-    drawn_panes((render_model_text(left), render_model_text(right)))
+    st.html(drawn_panes((render_model_text(left), render_model_text(right))))
 
 
-def drawn_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> None:
+def drawn_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> str:
     """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow.
 
-    One element for both: they appear at the same moment, and Streamlit's own columns take several times as long.
+    In HTML of our own: both appear at the same moment, and Streamlit's columns take several times as long.
     """
     panes = "".join(
         f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
         f'<div style="font-size:{scale:g}em">{text}</div><span class="pl-quiet">{escape(note)}</span></section>'
         for title, text, note in zip(("Left", "Right"), texts, notes, strict=True)
     )
-    st.html(f'<div class="pl-panes">{panes}</div>')
+    return f'<div class="pl-panes">{panes}</div>'
 
 
 def beside_panes(draw: Callable[[str], None], *, wanted: bool) -> None:

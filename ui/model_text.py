@@ -40,7 +40,7 @@ _LONGEST = 20_000  # characters drawn as Markdown; anything longer is shown plai
 _OF_MESSAGES = re.compile(r"((?<!`)`[^`\n]+`(?!`))|([\\`\[\]<>*_~$#])")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2_048)  # the pairs on screen, and those that come next, of some hundred annotators
 def render_model_text(text: str) -> str:
     """The text as HTML of a few known tags, without any image, link, script or raw HTML in it."""
     text = text.encode("utf-8", "replace").decode().strip()

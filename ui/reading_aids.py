@@ -7,7 +7,7 @@ import streamlit as st
 from dpo_core.config import LabelSettings
 from store.pairs import ShownPair
 from ui import components as show
-from ui.model_text import render_model_text
+from ui.model_text import render_model_text, render_prompt
 from ui.remarks import ask_about_side
 from ui.word_difference import mark_difference
 
@@ -15,15 +15,20 @@ SIZES = {"Small": 0.9, "Normal": 1.0, "Large": 1.2, "Larger": 1.45}
 PARAMETER = "text"
 
 
-def completions_as_read(asked: LabelSettings, pair: ShownPair) -> None:
-    """Both completions, as this person wants to read them, with what can be said about each below it."""
+def texts_as_read(asked: LabelSettings, pair: ShownPair) -> str:
+    """The prompt and both completions as HTML, as this person wants to read them."""
     marked = mark_difference(pair.left, pair.right) if st.session_state.get("differences") else None
     left, right = marked or (render_model_text(pair.left), render_model_text(pair.right))
     notes = [f"{len(text.split()):,} words" if asked.lengths else "" for text in (pair.left, pair.right)]
-    show.drawn_panes((left, right), notes, scale=text_scale())
+    panes = show.drawn_panes((left, right), notes, scale=text_scale())
+    unmarked = bool(st.session_state.get("differences")) and marked is None
+    too_long = '<p class="pl-quiet">These two are too long to be compared word by word.</p>' if unmarked else ""
+    return f"{render_prompt(pair.messages)}{panes}{too_long}"
+
+
+def ask_about_both(asked: LabelSettings, pair: ShownPair) -> None:
+    """What can be said about each completion, below it."""
     show.beside_panes(lambda side: ask_about_side(asked, pair, side), wanted=bool(asked.flags or asked.rewrite))
-    if st.session_state.get("differences") and marked is None:
-        st.caption("These two are too long to be compared word by word.")
 
 
 def reading_controls() -> None:

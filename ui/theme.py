@@ -7,6 +7,8 @@ from typing import Any
 import streamlit as st
 from pygments.formatters import HtmlFormatter
 
+from ui import ahead
+
 INK, PAPER, ACCENT, SECOND = "#24231f", "#fdfcfa", "#1d6b58", "#b65f2b"
 # The accent carries white text, so at night it has to be darker than what is drawn on the background itself.
 NIGHT_INK, NIGHT, NIGHT_ACCENT, NIGHT_BRIGHT, NIGHT_SECOND = "#e9e7e1", "#161817", "#2a836e", "#5cc0a4", "#e39a66"
@@ -95,6 +97,7 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-earlier { margin-bottom: .9rem; } .pl-earlier summary { cursor: pointer; opacity: .8; }
 .pl-prompt { background: rgba(128,128,128,.09); border-radius: 8px; padding: .9rem 1.1rem; max-height: 38vh;
   overflow-y: auto; }
+.pl-ahead { display: none; }
 .pl-panes { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .pl-panes > section { border: 1px solid var(--pl-line); border-radius: 8px; padding: 1rem; min-width: 0; }
 [class*="st-key-verdicts-"] button { min-height: 2.75rem; }
@@ -152,20 +155,26 @@ _KEYS = """
 if (!window.pairloopKeys) {
   window.pairloopKeys = true;
   const own = "input, textarea, select, [contenteditable=true], [role=radiogroup], [role=tablist], [role=dialog]";
+  const SIGNS = { ArrowLeft: "←", ArrowRight: "→" };
   const also = {
     "?": ".st-key-keys button",
     ArrowLeft: '[class*="st-key-left-2-"] button',
     ArrowRight: '[class*="st-key-right-2-"] button',
   };
+SHOW_AHEAD
   window.addEventListener("keydown", (event) => {
     const typing = event.target.closest && event.target.closest("input, textarea, [contenteditable=true]");
     if (event.repeat && !typing) { event.stopImmediatePropagation(); return; }
     if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest?.(own)) return;
     if (event.key in also) document.querySelector(also[event.key])?.click();
+    // Pressed as with the mouse: what is done on a click is then done for keys too.
+    const meant = [...document.querySelectorAll(answers)].find((button) =>
+      button.querySelector("kbd")?.textContent === (SIGNS[event.key] || event.key.toUpperCase()));
+    if (meant) { event.preventDefault(); event.stopPropagation(); meant.click(); }
   }, true);
 }
 </script><div hidden></div>
-"""
+""".replace("SHOW_AHEAD", ahead.SCRIPT)
 
 
 def dress_page() -> None:

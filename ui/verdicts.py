@@ -27,6 +27,7 @@ from store.models import Comparison
 from store.rewrites import replace_rewrites, standing_rewrites
 from store.wording import counted
 from ui import attention
+from ui.ahead import count_turn
 from ui.remarks import given_remarks, given_rewrites, recall_remarks
 
 DWELL_SECONDS = 0.35  # a verdict sooner than this after a pair appeared was meant for the pair before it
@@ -76,6 +77,7 @@ def verdict_words(said: Comparison) -> str:
 
 def give_verdict(workspace: Workspace, pair_id: int, annotator_id: int, choice: Choice, strength: int | None) -> None:
     """Write a verdict for exactly this pair. A press that came too soon, or for a pair that is gone, is dropped."""
+    count_turn()
     asked = workspace.settings.label
     remarks, rewrites = given_remarks(asked, pair_id), given_rewrites(asked, pair_id)
     _write(workspace, pair_id, annotator_id, choice, strength, remarks, rewrites)

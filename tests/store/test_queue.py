@@ -16,10 +16,11 @@ from store.comparisons import count_round, record_comparison
 from store.database import reading, writing
 from store.errors import PairChangedError, StateError
 from store.models import Comparison, Hold, Pair, QueueMark, now
+from store.pairs import FEW, ShownPair, pair_ahead
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules
 from store.rounds import pause_round, resume_round
-from tests.store.queueing import answer, go_through, serve
+from tests.store.queueing import add_gold, answer, go_through, serve
 from tests.store.test_processes import PREAMBLE, run_together
 from tests.store.undoing import undo_last
 
@@ -210,3 +211,81 @@ def test_nobody_judges_a_pair_twice(engine: sa.Engine, make_round: Any, people: 
     with reading(engine) as session:
         judged = Counter((each.pair_id, each.annotator_id) for each in session.exec(select(Comparison)))
     assert len(judged) == 30 and set(judged.values()) == {1}
+
+
+def look_ahead(engine: sa.Engine, round_id: int, person: int, shown: int, rules: QueueRules) -> ShownPair | None:
+    with writing(engine) as session:
+        return pair_ahead(session=session, round_id=round_id, annotator_id=person, shown=shown, rules=rules)
+
+
+@pytest.mark.parametrize("rules", [QueueRules(), QueueRules(gold=0.2, repeats=0.2, repeat_after=3)])
+def test_the_pair_ahead_is_the_one_that_comes_next(
+    engine: sa.Engine, make_round: Any, people: list[int], tmp_path: Path, rules: QueueRules
+) -> None:
+    opened, _ = make_round(engine, pairs=60)
+    add_gold(engine, tmp_path, 10)
+    known, purposes = 0, set()
+    shown = serve(engine, opened.id, people[0], rules)
+    while shown is not None:
+        ahead = look_ahead(engine, opened.id, people[0], shown.pair_id, rules)
+        assert ahead is None or ahead.pair_id != shown.pair_id
+        assert serve(engine, opened.id, people[0], rules) == shown, "a reload shows what was on screen"
+        assert look_ahead(engine, opened.id, people[0], shown.pair_id, rules) == ahead
+        answer(engine, shown.pair_id, people[0])
+        following = serve(engine, opened.id, people[0], rules)
+        if ahead is not None:
+            assert following == ahead
+            known += 1
+            with reading(engine) as session:
+                purposes.add(session.get_one(Pair, ahead.pair_id).purpose)
+        shown = following
+    assert known >= 60 - FEW - 2
+    assert purposes == ({"train", "gold", "repeat"} if rules.gold else {"train"})
+
+
+def test_nobody_is_kept_from_the_last_pairs_by_what_another_has_ahead(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    opened, _ = make_round(engine, pairs=FEW)
+    shown = serve(engine, opened.id, people[0])
+    assert look_ahead(engine, opened.id, people[0], shown.pair_id, QueueRules()) is None
+
+
+def test_two_who_look_ahead_never_share_a_pair_that_wants_one_answer(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    opened, _ = make_round(engine, pairs=50)
+    seen = [
+        each.pair_id
+        for person in people[:2]
+        for shown in [serve(engine, opened.id, person)]
+        for each in (shown, look_ahead(engine, opened.id, person, shown.pair_id, QueueRules()))
+    ]
+    assert len(set(seen)) == 4
+
+
+def test_an_undo_comes_before_what_was_ahead(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
+    opened, _ = make_round(engine, pairs=50)
+    first = serve(engine, opened.id, people[0])
+    second = look_ahead(engine, opened.id, people[0], first.pair_id, QueueRules())
+    answer(engine, first.pair_id, people[0])
+    assert serve(engine, opened.id, people[0]) == second
+    look_ahead(engine, opened.id, people[0], second.pair_id, QueueRules())
+    with writing(engine) as session:
+        undo_last(session=session, annotator_id=people[0], round_id=opened.id)
+    assert serve(engine, opened.id, people[0]) == first
+    assert look_ahead(engine, opened.id, people[0], first.pair_id, QueueRules()) == second
+
+
+@pytest.mark.parametrize("quota", [1, 2, 3])
+def test_nothing_is_ahead_of_the_days_last_pair(
+    engine: sa.Engine, make_round: Any, people: list[int], quota: int
+) -> None:
+    opened, _ = make_round(engine, pairs=50)
+    rules, made = QueueRules(daily_quota=quota), 0
+    while (shown := serve(engine, opened.id, people[0], rules)) is not None:
+        ahead = look_ahead(engine, opened.id, people[0], shown.pair_id, rules)
+        assert (ahead is None) == (made == quota - 1)
+        answer(engine, shown.pair_id, people[0])
+        made += 1
+    assert made == quota

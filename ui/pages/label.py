@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from dpo_core.filters import late_ones_count
@@ -11,14 +13,15 @@ from dpo_core.workspace import Workspace
 from store.comparisons import current_comparison, last_verdict
 from store.database import reading, writing
 from store.models import Annotator, Comparison, Round, RoundStatus
-from store.pairs import ShownPair, next_pair, shown_pair
+from store.pairs import ShownPair, next_pair, pair_ahead, shown_pair
 from store.round_work import WorkDone, work_done
 from store.rounds import latest_round
 from store.workers import live_workers
 from ui import components as show
 from ui import onboarding, story, verdicts
+from ui.ahead import keep_ahead, show_pair
 from ui.attention import my_watch, watch_page
-from ui.reading_aids import completions_as_read, reading_controls
+from ui.reading_aids import ask_about_both, reading_controls, texts_as_read
 from ui.remarks import ask_remarks
 from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, veiled, visitor
 
@@ -35,12 +38,14 @@ def main() -> None:
     if onboarding.settle_in(workspace, current, annotator_id):
         return
     pair, said = pair_looked_at(workspace, current, annotator_id)
-    pair = pair or find_pair(workspace, current, annotator_id)
+    ahead = None
+    if pair is None:
+        pair, ahead = find_pair(workspace, current, annotator_id)
     # The texts are sent first, into their place below: reading them can begin while the rest is made ready.
     top, note = st.container(key="head"), st.container()
     if pair is not None:
-        show.prompt_block(pair.messages)
-        completions_as_read(workspace.settings.label, pair)
+        show_pair(pair.pair_id, texts_as_read(workspace.settings.label, pair))
+        ask_about_both(workspace.settings.label, pair)
     work = how_far(workspace, current, annotator_id)
     with top:
         head(workspace, current, work, annotator_id)
@@ -56,6 +61,8 @@ def main() -> None:
             else:
                 target_reached(workspace, current, work)
         compare(workspace, current, pair, annotator_id, said)
+    if ahead is not None:
+        keep_ahead(ahead.pair_id, texts_as_read(workspace.settings.label, ahead))
 
 
 def open_round(workspace: Workspace) -> Round | None:
@@ -65,13 +72,16 @@ def open_round(workspace: Workspace) -> Round | None:
     return None if found is None or found.status == RoundStatus.DONE else found
 
 
-def find_pair(workspace: Workspace, current: Round | None, annotator_id: int) -> ShownPair | None:
-    """The next pair for whoever is here, kept for them."""
+def find_pair(
+    workspace: Workspace, current: Round | None, annotator_id: int
+) -> tuple[ShownPair | None, ShownPair | None]:
+    """The next pair for whoever is here, and the one after it where that is known, both kept for them."""
     if current is None or current.id is None:
-        return None
+        return None, None
+    whose: Any = {"round_id": current.id, "annotator_id": annotator_id, "rules": queue_rules(workspace.settings)}
     with writing(workspace.engine) as session:
-        rules = queue_rules(workspace.settings)
-        return next_pair(session=session, round_id=current.id, annotator_id=annotator_id, rules=rules)
+        pair = next_pair(session=session, **whose)
+        return pair, pair and pair_ahead(session=session, shown=pair.pair_id, **whose)
 
 
 def how_far(workspace: Workspace, current: Round | None, annotator_id: int) -> WorkDone | None:
@@ -299,7 +309,7 @@ def wait_for_pair(workspace: Workspace, annotator_id: int) -> None:
                 state, workers = read_loop(session=session), live_workers(session=session)
             leads_on = bool(story.waiting_words(state).page) and visitor().researcher
             opened = open_round(workspace)
-            if find_pair(workspace, opened, annotator_id) is not None or leads_on:
+            if find_pair(workspace, opened, annotator_id)[0] is not None or leads_on:
                 st.rerun()
             show.worker_warning(workers, state.run)
             if state.run is not None and state.step == Step.WAIT_FOR_PAIRS:

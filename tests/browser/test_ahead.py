@@ -1,0 +1,118 @@
+"""The next pair is in sight the moment a verdict is pressed; the server still has the last word."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from store.annotators import deactivate_annotator
+from store.database import writing
+from tests.browser import seeding
+from tests.browser.conftest import Round, Serve
+from tests.browser.test_label import pane, wait_for_question
+
+
+@pytest.fixture
+def long_round(tmp_path: Path, serve: Serve) -> Round:
+    """A round with so many pairs that the next one is known ahead."""
+    workspace = seeding.new_workspace(tmp_path / "workspace", target=40)
+    seeding.open_round(workspace, seeding.plain_exchanges(40))
+    return Round(workspace, serve(workspace))
+
+
+DOUBLE_PRESS = """() => {
+  const press = () => document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "2", bubbles: true }));
+  press();
+  setTimeout(press, 50);
+}"""
+
+
+@contextmanager
+def standing_still(served: Round) -> Iterator[None]:
+    """The server neither answers nor ends."""
+    folder = str(served.workspace.folder)
+    (server,) = [child for child in psutil.Process().children() if folder in child.cmdline()]
+    server.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.send_signal(signal.SIGCONT)
+
+
+def wait_until_ready(page: Page, number: int) -> None:
+    """Until the pair has been in sight for long enough, and the next one is known."""
+    wait_for_question(page, number)
+    expect(page.locator(".pl-ahead")).to_contain_text(f"answer to {number + 1}.")
+    page.wait_for_function("performance.now() - (window.pairloopAttention?.shownAt ?? Infinity) > 420")
+
+
+@pytest.mark.parametrize("press", ["2", "ArrowRight", "b", "mouse"])
+def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_round: Round, press: str) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round):
+        if press == "mouse":
+            page.get_by_role("button", name="Tie").click()
+        else:
+            page.keyboard.press(press)
+        expect(page.get_by_role("region", name="Prompt")).to_contain_text("Question 2?")
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        first_is_right = "First" in pane(page, "Right").inner_text()
+        page.wait_for_timeout(500)  # it is being read
+        page.keyboard.press("6")
+    wait_for_question(page, 3)
+    assert [each.question for each in long_round.said()] == [1, 2]
+    assert long_round.said()[1].verdict == ("a" if first_is_right else "b")
+
+
+def test_a_double_press_is_no_verdict_on_the_pair_that_was_ahead(page: Page, long_round: Round) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round):
+        page.evaluate(DOUBLE_PRESS)
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+    expect(page.locator(".pl-ahead")).to_contain_text("answer to 3.")  # the server has drawn the second pair
+    page.wait_for_timeout(1000)
+    wait_for_question(page, 2)
+    assert [each.question for each in long_round.said()] == [1]
+
+
+def test_what_the_server_refuses_comes_back(page: Page, long_round: Round) -> None:
+    page.goto(f"{long_round.url}?as=Lea")
+    wait_until_ready(page, 1)
+    with writing(long_round.workspace.engine) as session:
+        deactivate_annotator(session=session, name="Lea")
+    page.keyboard.press("2")
+    expect(page.get_by_text("not active any more")).to_be_visible()
+    expect(page.get_by_text("answer to 2.")).to_have_count(0)
+    assert long_round.said() == []
+
+
+def test_a_server_that_says_nothing_gives_the_pair_back(page: Page, long_round: Round) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round):
+        page.keyboard.press("2")
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        expect(pane(page, "Left")).to_contain_text("answer to 1.")
+    wait_for_question(page, 2)
+    assert [each.question for each in long_round.said()] == [1]
+
+
+def test_a_day_of_quick_verdicts_goes_to_the_pairs_that_were_seen(page: Page, long_round: Round) -> None:
+    page.goto(long_round.url)
+    for number in range(1, 26):  # past the point from which nothing is known ahead any more
+        wait_for_question(page, number)
+        first = "First" in pane(page, "Left").inner_text()
+        page.keyboard.press("1")
+        expect(page.get_by_role("region", name="Prompt")).to_contain_text(f"Question {number + 1}?")
+        wait_for_question(page, number + 1)
+        last = long_round.said()[-1]
+        assert (last.question, last.verdict) == (number, "a" if first else "b")
+    assert len(long_round.said()) == 25

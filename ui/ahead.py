@@ -1,0 +1,82 @@
+"""The next pair, in the page already: shown the moment a verdict is pressed, while the server still writes it down.
+
+The server stays the one that knows: what it sends takes the place of what is shown here, whatever that is. Until then
+nothing can be said about the pair that is shown ahead, so that no verdict can reach another pair than the one in sight.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ui.state import veiled
+
+DWELL_MILLISECONDS = 400  # longer than the server's own, below which a press is dropped: see ui/verdicts.py
+
+
+def show_pair(pair_id: int, texts: str) -> None:
+    """A pair's texts, given as safe HTML. After each press they are drawn anew, in the place of what was ahead."""
+    turn = st.session_state.get("turn", 0)
+    st.html(f'<div class="pl-pair" data-pair="{veiled(pair_id)}" data-turn="{turn}">{texts}</div>')
+
+
+def count_turn() -> None:
+    """A verdict was pressed, and what is shown may be the pair ahead by now."""
+    st.session_state["turn"] = st.session_state.get("turn", 0) + 1
+
+
+def keep_ahead(pair_id: int, texts: str) -> None:
+    """The texts of the pair that comes next, out of sight."""
+    st.html(f'<div class="pl-ahead" data-pair="{veiled(pair_id)}">{texts}</div>')
+
+
+NAMES = ("left", "right", "tie", "both_bad")  # of the buttons that are a verdict
+_ANSWERS = ", ".join(f'[class*="st-key-{name}-"] button' for name in NAMES)
+_NAMED = "|".join(NAMES)
+
+# `seen(pair)`: the server has drawn this pair. A verdict that was given meanwhile, on this very pair and after it had
+# been in sight for long enough, is pressed now: a slow server loses none.
+SCRIPT = (
+    """
+  const answers = 'ANSWERS', dwell = DWELL;
+  const inSight = () => document.querySelector(".pl-pair");
+  const ahead = { at: 0, meant: null };
+  const named = /st-key-((?:NAMED)[-\\d]*)-[0-9a-f]+/;
+  const nameOf = (button) => named.exec(button.closest("[class*=st-key-]").className)?.[1];
+  const show = (pair, next) => {
+    const before = pair.innerHTML;
+    pair.innerHTML = next.innerHTML;
+    pair.dataset.ahead = next.dataset.pair;
+    Object.assign(ahead, { at: performance.now(), meant: null });
+    document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
+    setTimeout(() => {  // the server said nothing: what it knows of is the pair before
+      if (inSight() !== pair || !pair.dataset.ahead) return;
+      pair.innerHTML = before;
+      delete pair.dataset.ahead;
+    }, 5000);
+  };
+  window.pairloopSeen = (name) => {
+    const meant = ahead.meant;
+    ahead.meant = null;
+    if (meant?.pair !== name) return;
+    setTimeout(() => {
+      const pair = inSight();
+      if (pair?.dataset.pair === name && !pair.dataset.ahead)
+        document.querySelector(`[class*="st-key-${meant.name}-"] button`)?.click();
+    }, dwell);
+  };
+  window.addEventListener("click", (event) => {
+    const button = event.target.closest?.(answers);
+    if (!button) return;
+    const pair = inSight(), next = document.querySelector(".pl-ahead");
+    if (pair?.dataset.ahead) {
+      event.stopPropagation();
+      event.preventDefault();
+      if (performance.now() - ahead.at > dwell) ahead.meant = { pair: pair.dataset.ahead, name: nameOf(button) };
+    } else if (pair && next && performance.now() - (window.pairloopAttention?.shownAt ?? Infinity) > dwell) {
+      show(pair, next);
+    }
+  }, true);
+""".replace("ANSWERS", _ANSWERS)
+    .replace("NAMED", _NAMED)
+    .replace("DWELL", str(DWELL_MILLISECONDS))
+)
