@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,10 +19,13 @@ from urllib.parse import urlsplit
 import streamlit as st
 
 from dpo_core.errors import CoreError, LoginNeededError, WorkspaceError
+from dpo_core.loop import LoopState, read_loop
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
-from store.database import writing
+from store.database import reading, writing
 from store.errors import NotAllowedError, StoreError
+from store.models import Worker
+from store.workers import live_workers
 from ui.model_text import message_markdown
 from ui.visitors import Visitor, visitor_of
 
@@ -51,6 +55,22 @@ def served_workspace() -> Workspace:
             "This app was started without a workspace. Start it with `pairloop up` in one, or with `pairloop demo`."
         )
     return _workspace_in(folder)
+
+
+_loops_seen: dict[Path, tuple[float, LoopState, list[Worker]]] = {}
+
+
+def loop_seen(workspace: Workspace, *, within: float) -> tuple[LoopState, list[Worker]]:
+    """Where the loop stands, and the workers: as of so many seconds ago at most.
+
+    A whole team that waits asks the database once, not everybody on their own.
+    """
+    found = _loops_seen.get(workspace.folder)
+    if found is None or time.monotonic() - found[0] > within:
+        with reading(workspace.engine) as session:
+            found = time.monotonic(), read_loop(session=session), live_workers(session=session)
+        _loops_seen[workspace.folder] = found
+    return found[1], found[2]
 
 
 def current_workspace() -> Workspace:

@@ -16,14 +16,23 @@ from store.models import Annotator, Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, pair_ahead, shown_pair
 from store.round_work import WorkDone, work_done
 from store.rounds import latest_round
-from store.workers import live_workers
 from ui import components as show
 from ui import onboarding, story, verdicts
 from ui.ahead import keep_ahead, show_pair
 from ui.attention import my_watch, watch_page
 from ui.reading_aids import ask_about_both, reading_controls, texts_as_read
 from ui.remarks import ask_remarks
-from ui.state import act, current_workspace, errors_in_words, my_annotator_id, my_name, show_messages, veiled, visitor
+from ui.state import (
+    act,
+    current_workspace,
+    errors_in_words,
+    loop_seen,
+    my_annotator_id,
+    my_name,
+    show_messages,
+    veiled,
+    visitor,
+)
 
 
 def main() -> None:
@@ -305,11 +314,12 @@ def wait_for_pair(workspace: Workspace, annotator_id: int) -> None:
     def look() -> None:
         with errors_in_words():
             visitor(anew=True)  # a login may have ended since the page was drawn
-            with reading(workspace.engine) as session:
-                state, workers = read_loop(session=session), live_workers(session=session)
+            state, workers = loop_seen(workspace, within=1.5)
             leads_on = bool(story.waiting_words(state).page) and visitor().researcher
-            opened = open_round(workspace)
-            if find_pair(workspace, opened, annotator_id)[0] is not None or leads_on:
+            there_are_some = bool(state.pairs.get("open"))
+            if leads_on or (
+                there_are_some and find_pair(workspace, open_round(workspace), annotator_id)[0] is not None
+            ):
                 st.rerun()
             show.worker_warning(workers, state.run)
             if state.run is not None and state.step == Step.WAIT_FOR_PAIRS:
