@@ -4,10 +4,11 @@
     PYTHONPATH=. python tests/benchmarks/key_to_pair.py --training ../shared/data/hh-harmless-test.jsonl.gz
     PYTHONPATH=. python tests/benchmarks/key_to_pair.py --label-studio VENV/bin/label-studio
 
-Milliseconds from the page's keydown event to the moment its text shows the next pair's, each label after a pause, the
-first few left out. The training is one of pairloop's own, in the environment and at the priority that a worker gives
-it. Label Studio (in a virtual environment of its own; it is not installed with pairloop) needs two actions for a
-label, choosing and submitting: only the second is timed. Pressing goes on until `--labels` are counted.
+Milliseconds from the page's keydown event to the moment its text shows the next pair's, and to the moment that one can
+be answered too (pairloop shows it while the server still writes), each label after a pause, the first few left out.
+The training is one of pairloop's own, in the environment and at the priority that a worker gives it. Label Studio (in a
+virtual environment of its own; it is not installed with pairloop) needs two actions for a label, choosing and
+submitting: only the second is timed. Pressing goes on until `--labels` are counted.
 """
 
 from __future__ import annotations
@@ -29,25 +30,30 @@ from tests.browser import seeding
 from tests.browser.conftest import FLAGS
 
 WARM_UP = 5
+# Before any script of the page's own: what those do on a key is timed from the key.
+CLOCK = """() => {
+  if (window.pressed !== undefined) return;
+  window.pressed = null;
+  window.addEventListener("keydown", (event) => { window.pressed = [event.key, performance.now()]; }, true);
+}"""
 WATCH = """(key) => {
-  window.times = []; let pressed = 0, last = "";
-  const answers = (text) => (text.match(/answer to \\d+/g) || []).join("|");
-  const shown = () => answers(document.body.innerText);
-  last = shown();
-  document.addEventListener("keydown", (event) => { if (event.key === key) pressed = performance.now(); }, true);
+  window.times = []; window.answerable = [];
+  const shown = () => (document.body.innerText.match(/answer to \\d+/g) || []).join("|");
+  let last = shown();
   new MutationObserver(() => {
-    // What is shown is laid out to be read, which takes time: only once the text is there at all.
-    if (!pressed || answers(document.body.textContent) === last) return;
-    const now = shown();
-    if (!now || now === last) return;
-    last = now; window.times.push(performance.now() - pressed); pressed = 0;
-  }).observe(document.body, { childList: true, subtree: true, characterData: true });
+    if (window.pressed?.[0] !== key) return;
+    const passed = performance.now() - window.pressed[1], now = shown();
+    if (now && now !== last) { last = now; window.times.push(passed); }
+    const done = window.times.length > window.answerable.length && !document.querySelector("[data-ahead]");
+    if (done) { window.answerable.push(passed); window.pressed = null; }
+  }).observe(document.body, { childList: true, subtree: true, characterData: true, attributeFilter: ["data-ahead"] });
 }"""
 
 
 def main() -> None:
     given = parse()
-    print(f"| {'':30} | labels | p50 ms | p95 ms | actions a label |\n| --- | ---: | ---: | ---: | ---: |")
+    print(f"| {'':30} | labels | p50 ms | p95 ms | answerable: p50 | p95 | actions a label |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=list(FLAGS))
         with pairloop_page(browser, Path(folder) / "alone", given.labels) as page:
@@ -69,7 +75,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def press(page: Page, key: str, labels: int, *, before: str = "", chord: str = "") -> list[float]:
+def press(page: Page, key: str, labels: int, *, before: str = "", chord: str = "") -> list[list[float]]:
+    """Times to the next pair in sight, and to when it can be answered."""
+    page.evaluate(CLOCK)
     page.evaluate(WATCH, key)
     for number in range(labels):
         page.wait_for_timeout(600)
@@ -77,26 +85,26 @@ def press(page: Page, key: str, labels: int, *, before: str = "", chord: str = "
             page.keyboard.press(before)
             page.wait_for_timeout(200)
         page.keyboard.press(f"{chord}{key}")
-        page.wait_for_function("count => window.times.length > count", arg=number, timeout=60_000)
-    times: list[float] = page.evaluate("window.times")
-    return sorted(times[WARM_UP:])
+        page.wait_for_function("count => window.answerable.length > count", arg=number, timeout=60_000)
+    return [sorted(page.evaluate(f"window.{name}")[WARM_UP:]) for name in ("times", "answerable")]
 
 
-def report(name: str, times: list[float], *, actions: int) -> None:
-    p50, p95 = times[len(times) // 2], times[int(0.95 * len(times))]
-    print(f"| {name:30} | {len(times)} | {p50:.0f} | {p95:.0f} | {actions} |", flush=True)
+def report(name: str, times: list[list[float]], *, actions: int) -> None:
+    figures = " | ".join(f"{each[len(each) // 2]:.0f} | {each[int(0.95 * len(each))]:.0f}" for each in times)
+    print(f"| {name:30} | {len(times[0])} | {figures} | {actions} |", flush=True)
 
 
 @contextmanager
 def pairloop_page(browser: Browser, folder: Path, labels: int) -> Iterator[Page]:
     workspace = seeding.new_workspace(folder, target=2 * labels)
-    seeding.open_round(workspace, seeding.plain_exchanges(labels + 5))
+    seeding.open_round(workspace, seeding.plain_exchanges(labels + 30))
     command = [sys.executable, "-m", "ui.serve", "--workspace", str(folder), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     try:
         page = context.new_page()
+        page.add_init_script(f"({CLOCK})()")
         page.goto(server.stdout.readline().split()[-1])
         page.get_by_role("button", name="Left clearly").wait_for()
         yield page
