@@ -46,11 +46,12 @@ def per_pair(settings: Settings) -> float:
 
 
 def comparisons_wanted(run_settings: dict[str, Any], completions: Sequence[Completion]) -> int:
-    """How many comparisons a new pair asks for: drawn by the hash of its texts, the same when a run is resumed.
+    """How many comparisons a new pair asks for: drawn by its prompt and texts, the same when a run is resumed.
 
     `run_settings` are the sample run's: `wanted` for a share `overlap` of the pairs, one for the others.
     """
-    drawn = fraction(text_hash(":".join(["overlap", *(completion.text_hash for completion in completions)])))
+    named = ["overlap", f"{completions[0].prompt_id}", *(completion.text_hash for completion in completions)]
+    drawn = fraction(text_hash(":".join(named)))
     return int(run_settings["wanted"]) if drawn < run_settings.get("overlap", 1.0) else 1
 
 

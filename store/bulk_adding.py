@@ -232,7 +232,7 @@ def _text_rows(votes: Sequence[_Vote]) -> list[Row]:
 def _vote_row(vote: _Vote) -> Row:
     prompt_hash, a_hash, b_hash = vote.key
     verdict = Verdict.A if vote.chosen_hash == a_hash else Verdict.B
-    seed = draw_side_seed(a_hash, b_hash, None)
+    seed = draw_side_seed(prompt_hash, a_hash, b_hash, None)
     named = {"prompt_hash": prompt_hash, "a_hash": a_hash, "b_hash": b_hash}
     return named | {"side_seed": seed, "verdict": verdict, "note": vote.note}
 

@@ -65,9 +65,12 @@ def left_side(*, side_seed: int, annotator_id: int) -> str:
     return "a" if fraction(text_hash(f"side:{side_seed}:{annotator_id}")) < 0.5 else "b"
 
 
-def draw_side_seed(first_hash: str, second_hash: str, round_id: int | None) -> int:
-    """The seed a pair's sides are drawn from: the same for the same two texts in the same round."""
-    return int(text_hash(f"{first_hash}:{second_hash}:{round_id}")[:12], 16)
+def draw_side_seed(prompt: int | str, first_hash: str, second_hash: str, round_id: int | None) -> int:
+    """The seed a pair's sides are drawn from: the same for the same prompt and two texts in the same round.
+
+    `prompt`, its number or hash: short answers ("yes", "no") come up under many, and shall not keep to their sides.
+    """
+    return int(text_hash(f"{prompt}:{first_hash}:{second_hash}:{round_id}")[:12], 16)
 
 
 def add_completion(
@@ -117,7 +120,7 @@ def add_pair(
     if {first.prompt_id, second.prompt_id} != {prompt_id}:
         raise StoreError("the two completions answer different prompts")
     assert first.id is not None and second.id is not None
-    seed = draw_side_seed(first.text_hash, second.text_hash, round_id)
+    seed = draw_side_seed(prompt_id, first.text_hash, second.text_hash, round_id)
     pair = Pair(
         prompt_id=prompt_id,
         completion_a_id=first.id,

@@ -67,7 +67,7 @@ class AnnotatorQuality:
     habits: Habits
     agreement: Estimate
     kappa: Estimate
-    accuracy: float | None
+    accuracy: Estimate
     per_hour: float | None
 
 
@@ -150,7 +150,7 @@ def _annotator(
         habits=_habits(answers.where(mine), consistent[mine], looked_at=looked_at),
         agreement=with_others[0],
         kappa=with_others[1],
-        accuracy=reliability.accuracy.get(person.name),
+        accuracy=reliability.accuracy.get(person.name, Estimate()),
         per_hour=_per_hour(answers.where(mine)),
     )
 

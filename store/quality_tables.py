@@ -56,7 +56,7 @@ def _annotator(each: AnnotatorQuality) -> Row:
         | _counts(each.habits)
         | _estimate("agreement", each.agreement)
         | _estimate("kappa", each.kappa)
-        | {"accuracy": each.accuracy}
+        | _estimate("accuracy", each.accuracy)
         | _habits(each.habits)
         | {"per_hour": each.per_hour}
     )

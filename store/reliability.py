@@ -27,12 +27,15 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sqlmodel import Session, col
 
+from store.intervals import Estimate
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 
 PRIOR = (8.0, 2.0)  # verdicts right and wrong
 KNOWN = 0.99  # whoever knows the answer errs as well
+SIGMAS = 1.96  # on either side hold 95% of a normal curve
 LOOPS = 1000
 CLOSE = 1e-10  # chances that move no further than this have settled
 DIGITS = 4  # further ones may depend on the machine
@@ -43,10 +46,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reliability:
-    """`accuracy`: for each annotator the share of verdicts that name the better completion. `first`: for each item the
-    chance that the first of its two completions is the better one. `informative`: how many votes the fit rests on."""
+    """`accuracy`: for each annotator the share of verdicts that name the better completion, told from those
+    votes that say something about it. `first`: for each item the chance that the first of its two completions is the
+    better one. `informative`: how many votes the fit rests on."""
 
-    accuracy: dict[str, float]
+    accuracy: dict[str, Estimate]
     first: dict[Any, float]
     informative: int
 
@@ -57,13 +61,14 @@ class Reliability:
 
     def described(self) -> dict[str, Any]:
         """How confidence came about, for a snapshot's manifest. Without names: it may be passed on."""
+        accuracies = [each.value for each in self.accuracy.values() if each.value is not None]
         return {
             "model": "one-coin Dawid-Skene, fitted by EM",
             "prior": {"right": PRIOR[0], "wrong": PRIOR[1]},
             "known_answers": KNOWN,
             "annotators": len(self.accuracy),
             "informative_comparisons": self.informative,
-            "median_accuracy": round(float(np.median(list(self.accuracy.values()) or [0.0])), DIGITS),
+            "median_accuracy": round(float(np.median(accuracies or [0.0])), DIGITS),
         }
 
 
@@ -82,10 +87,39 @@ def fit_reliability(votes: Iterable[Vote], known: Mapping[Any, bool]) -> Reliabi
     accuracy = _fit(item[kept], who[kept], sign[kept], given, len(people))
     chances = _chances(item, who, sign, given, accuracy)
     return Reliability(
-        dict(zip(people, accuracy.tolist(), strict=True)),
+        dict(zip(people, _estimates(item[kept], who[kept], sign[kept], given, accuracy), strict=True)),
         dict(zip(items, chances.tolist(), strict=True)),
         int(kept.sum()),
     )
+
+
+def _estimates(
+    item: NDArray[Any], who: NDArray[Any], sign: NDArray[Any], given: Floats, accuracy: Floats
+) -> list[Estimate]:
+    """Each accuracy with a 95% interval, by a normal curve on the scale of its log-odds.
+
+    How wide follows from the observed information (Louis 1982): what the votes would tell if every truth were known,
+    less what not knowing them takes away, for all annotators at once, as each is judged by the others.
+    """
+    right, wrong = PRIOR
+    first = _chances(item, who, sign, given, accuracy)[item]
+    named = np.where(sign > 0, first, 1 - first)  # the chance that this vote is right
+    told = named / accuracy[who] ** 2 + (1 - named) / (1 - accuracy[who]) ** 2
+    unknown = np.where(given[item] == 0, np.sqrt(first * (1 - first)), 0)
+    moves = sign * unknown / (accuracy[who] * (1 - accuracy[who]))
+    lost = csr_array((moves, (item, who)), shape=(len(given), len(accuracy)))
+    information = -(lost.T @ lost).toarray()
+    information[np.diag_indices_from(information)] += (
+        np.bincount(who, weights=told, minlength=len(accuracy)) + right / accuracy**2 + wrong / (1 - accuracy) ** 2
+    )
+    error = np.sqrt(np.diag(np.linalg.inv(information))) / (accuracy * (1 - accuracy))
+    odds = np.log(accuracy) - np.log1p(-accuracy)
+    ends = [1 / (1 + np.exp(-(odds + side * SIGMAS * error))) for side in (-1, 1)]
+    counts = np.bincount(who, minlength=len(accuracy))
+    return [
+        Estimate(float(value), (float(low), float(high)), int(count))
+        for value, low, high, count in zip(accuracy, *ends, counts, strict=True)
+    ]
 
 
 def _columns(votes: list[Vote], items: list[Any], people: list[str]) -> tuple[NDArray[np.int64], ...]:

@@ -116,7 +116,7 @@ def _pair(session: Session, better: Completion, original: Completion, asked: Pai
         completion_b_id=original.id,
         round_id=asked.round_id,
         purpose=Purpose.REWRITE,
-        side_seed=draw_side_seed(better.text_hash, original.text_hash, asked.round_id),
+        side_seed=draw_side_seed(asked.prompt_id, better.text_hash, original.text_hash, asked.round_id),
         wanted=0,
         open_slots=0,
         repeats=asked.id,

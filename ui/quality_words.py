@@ -130,7 +130,7 @@ def agreement_row(each: AnnotatorQuality) -> tuple[object, ...]:
         _with_interval(each.kappa),
         _of(habits.consistency),
         _of(habits.gold),
-        NOTHING if each.accuracy is None else f"{each.accuracy:.0%}",
+        f"{shown(each.accuracy)} ({interval_words(each.accuracy)})" if each.accuracy.count else NOTHING,
     )
 
 

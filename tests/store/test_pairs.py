@@ -273,3 +273,26 @@ def test_the_next_pair_is_found_by_index(engine: sa.Engine, make_round: Any, peo
     for index in (queue, holds, "comparison_current (pair_id=?"):
         assert f"USING INDEX {index}" in plan
     assert "SCAN" not in plan
+
+
+def test_short_answers_that_come_up_again_keep_to_no_side(engine: sa.Engine, make_round: Any) -> None:
+    opened, _ = make_round(engine, pairs=1)
+    with writing(engine) as session:
+        seeds = [
+            add_pair(
+                session=session,
+                prompt_id=prompt.id,
+                completions=[
+                    add_completion(
+                        session=session,
+                        prompt_id=prompt.id,
+                        new=NewCompletion(text),
+                        checkpoint_id=opened.checkpoint_id,
+                    )
+                    for text in ("Yes.", "No.")
+                ],
+            ).side_seed
+            for prompt in (add_prompt(session, f"question {number}") for number in range(200))
+        ]
+    left = Counter(left_side(side_seed=seed, annotator_id=1) for seed in seeds)
+    assert 70 < left["a"] < 130

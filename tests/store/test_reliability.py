@@ -35,8 +35,33 @@ TEAM = {"sure": 0.95, "good": 0.85, "fair": 0.75, "poor": 0.6, "coin": 0.5, "con
 
 def test_simulated_annotators_are_found_out():
     votes, _ = simulated(TEAM, pairs=3000, each=4)
-    found = fit_reliability(votes, {}).accuracy
-    assert found == pytest.approx(TEAM, abs=0.03)
+    assert values(fit_reliability(votes, {})) == pytest.approx(TEAM, abs=0.03)
+
+
+@pytest.mark.parametrize(("pairs", "team"), [(40, None), (1500, TEAM)])
+def test_the_intervals_hold_who_was_planted(pairs, team):
+    """Of 95% intervals, 95% hold the truth: on little data for annotators as the prior has them, on more for any."""
+    covered = []
+    for seed in range(60):
+        drawn = np.random.default_rng(seed).beta(PRIOR[0] + 1, PRIOR[1] + 1, 6)
+        planted = team or {f"annotator {number}": accuracy for number, accuracy in enumerate(drawn)}
+        votes, truth = simulated(planted, pairs=pairs, each=3, seed=seed)
+        known = {pair: bool(truth[pair]) for pair in range(0, pairs, 10)}
+        found = fit_reliability(votes, known).accuracy
+        covered += [found[name].interval[0] <= right <= found[name].interval[1] for name, right in planted.items()]
+    assert 0.92 < np.mean(covered) < 0.98
+
+
+def test_an_interval_where_all_answers_are_known_is_that_of_a_coin():
+    votes = [(pair, "Ada", pair % 4 > 0) for pair in range(400)]
+    found = fit_reliability(votes, dict.fromkeys(range(400), True)).accuracy["Ada"]
+    error = (found.value * (1 - found.value) / (400 + sum(PRIOR))) ** 0.5
+    assert found.interval == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=0.005)
+    assert found.count == 400
+
+
+def values(found):
+    return {name: each.value for name, each in found.accuracy.items()}
 
 
 def test_chances_are_what_they_say():
@@ -60,16 +85,20 @@ def test_it_beats_the_majority_where_annotators_differ():
 
 def test_one_annotator_alone_is_taken_at_the_priors_word():
     found = fit_reliability([(pair, "Ada", pair % 3 == 0) for pair in range(500)], {})
-    assert found.accuracy == {"Ada": pytest.approx(BEFORE)}
+    assert values(found) == {"Ada": pytest.approx(BEFORE)}
     assert found.chance(0, first=True) == found.chance(1, first=False) == round(BEFORE, 4)
     assert found.informative == 0
 
 
 def test_few_labels_prove_nobody_perfect_or_useless():
     right, wrong = PRIOR
-    agreed = fit_reliability([(0, "Ada", True), (0, "Ben", True)], {}).accuracy["Ada"]
+    agreed = fit_reliability([(0, "Ada", True), (0, "Ben", True)], {}).accuracy["Ada"].value
     assert BEFORE < agreed < (right + 1) / (right + wrong + 1)
-    known = fit_reliability([(pair, "Ada", False) for pair in range(3)], dict.fromkeys(range(3), True)).accuracy["Ada"]
+    known = (
+        fit_reliability([(pair, "Ada", False) for pair in range(3)], dict.fromkeys(range(3), True))
+        .accuracy["Ada"]
+        .value
+    )
     assert known == pytest.approx((right + 3 * (1 - KNOWN)) / (right + wrong + 3))
 
 
@@ -77,17 +106,16 @@ def test_known_answers_are_believed_and_tell_who_is_right():
     votes = [(pair, name, name == "Ada") for pair in range(40) for name in ("Ada", "Ben", "Cleo")]
     known = dict.fromkeys(range(30), True)
     found = fit_reliability(votes, known)
-    assert found.accuracy["Ada"] > 0.9
-    assert found.accuracy["Ben"] < 0.3
+    assert values(found)["Ada"] > 0.9
+    assert values(found)["Ben"] < 0.3
     assert found.first[0] == pytest.approx(KNOWN)
     assert found.first[39] > 0.9, "against the majority"
 
 
 def test_contradicting_oneself_costs_credit():
     def accuracy(again: bool) -> float:
-        return fit_reliability([(pair, "Ada", said) for pair in range(30) for said in (True, again)], {}).accuracy[
-            "Ada"
-        ]
+        said = [(pair, "Ada", first) for pair in range(30) for first in (True, again)]
+        return fit_reliability(said, {}).accuracy["Ada"].value
 
     assert accuracy(again=True) > 0.9
     assert accuracy(again=False) == pytest.approx((PRIOR[0] + 30) / (sum(PRIOR) + 60))  # right in one of two, whichever
@@ -103,7 +131,10 @@ def test_neither_the_order_nor_what_is_called_first_matters(votes, turned, known
     swapped = [(item, name, first != (item in turned)) for item, name, first in votes]
     shuffled.shuffle(swapped)
     other = fit_reliability(swapped, {item: first != (item in turned) for item, first in known.items()})
-    assert other.accuracy == pytest.approx(found.accuracy, abs=1e-7)
+    assert values(other) == pytest.approx(values(found), abs=1e-7)
+    for name, each in found.accuracy.items():
+        assert other.accuracy[name].interval == pytest.approx(each.interval, abs=1e-6)
+        assert 0 <= each.interval[0] < each.value < each.interval[1] <= 1
     for item in found.first:
         assert other.chance(item, first=item not in turned) == pytest.approx(found.chance(item, first=True), abs=1e-4)
         assert found.chance(item, first=True) + found.chance(item, first=False) == pytest.approx(1, abs=1e-3)
@@ -137,7 +168,7 @@ def test_gold_repeats_and_decisions_inform_it(engine):
     found = reliability(engine)
     assert set(found.accuracy) == {"Ada", "Ben"}
     assert found.informative == 4  # Ada twice on one pair, her gold verdict, Ben's on the pair that was decided
-    assert found.accuracy["Ben"] == pytest.approx((PRIOR[0] + 1 - KNOWN) / (sum(PRIOR) + 1))
+    assert found.accuracy["Ben"].value == pytest.approx((PRIOR[0] + 1 - KNOWN) / (sum(PRIOR) + 1))
     assert found.chance(decided.id, first=True) == KNOWN
     assert found.chance(pair.id, first=True) > 0.8
 
