@@ -17,6 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round
 from store.prompts import Message
 from store.roles import require_researcher
+from store.spreadsheets import safe_cell
 
 HOURLY = timedelta(days=3)  # up to this span the pace is told by the hour, beyond it by the day
 
@@ -266,4 +267,4 @@ def _cell(value: Any) -> Any:
         value = value[0]["content"] if len(value) == 1 else json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False) if value else ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return safe_cell(value)

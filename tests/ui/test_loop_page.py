@@ -183,12 +183,12 @@ def test_one_can_decide_and_stop(compared: Workspace, open_app: OpenApp) -> None
     assert primary(app) == ["Start round 2"]
 
 
-def failed(workspace: Workspace) -> None:
+def failed(workspace: Workspace, why: str = "The disk is full. Free some space.") -> None:
     seeding.train(workspace, steps=2, of=4, finish=False)
     with writing(workspace.engine) as session:
         run = list_runs(session=session)[0]
         assert run.id is not None
-        fail_run(session=session, run_id=run.id, attempt=run.attempt, error="The disk is full. Free some space.")
+        fail_run(session=session, run_id=run.id, attempt=run.attempt, error=why)
 
 
 def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_app: OpenApp) -> None:
@@ -198,6 +198,13 @@ def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_
     assert primary(app) == ["Try again"]
     button(app, "Try again").click().run()
     assert step(compared) == Step.WAIT_FOR_TRAINING
+
+
+@pytest.mark.parametrize("page", ["loop", "runs"])
+def test_an_error_is_shown_as_the_text_it_is(compared: Workspace, open_app: OpenApp, page: str) -> None:
+    failed(compared, 'There is no "**[mine](https://example.org)**": set `base`.')
+    (told,) = [each.value for each in open_app(page).error]
+    assert told == 'There is no "\\*\\*\\[mine\\](https://example.org)\\*\\*": set `base`.'
 
 
 def test_a_failed_training_can_be_given_up(compared: Workspace, open_app: OpenApp) -> None:

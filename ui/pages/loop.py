@@ -38,6 +38,7 @@ from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
 
@@ -131,7 +132,8 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
     if state.open_run is not None:
         show.run_progress(state.open_run)
     if state.run is not None and state.step == Step.MEND_RUN:
-        st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
+        why = state.run.error or f"Run {state.run.id} was {state.run.status}."
+        st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
         judgement(evaluation_of(stories[-1]))
         alarms_line(stories[-1])
