@@ -39,6 +39,10 @@ os.environ |= {
     "OMP_NUM_THREADS": str(THREADS),  # what a test starts shares the cores with what other tests start
 }
 
+# pytest loads readline, which sets these for the processes that it starts: what is printed would be cut at 80 columns.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 settings.register_profile("pairloop", deadline=None, database=None)
 settings.load_profile("pairloop")
 
