@@ -156,8 +156,8 @@ def _shares(unit: str, rows: Sequence[tuple[datetime, Estimate]], even: float | 
 
 
 def _moments(unit: str, frame: pd.DataFrame) -> alt.X:
-    """The time axis. Few moments stand beside each other; many lie on a line of time."""
-    if frame["moment"].nunique() > MOST_SIDE_BY_SIDE:
+    """The time axis. Weeks, and few moments, stand beside each other; many lie on a line of time."""
+    if unit != "week" and frame["moment"].nunique() > MOST_SIDE_BY_SIDE:
         return alt.X(f"{UNITS[unit]}(moment):T", title=f"{unit} (UTC)")
     labels = alt.Axis(format="%b %-d, %H:00" if unit == "hour" else "%b %-d", labelAngle=0, labelOverlap=True)
     return alt.X(f"{UNITS[unit]}(moment):O", title=f"{_unit_words(unit)} (UTC)", axis=labels)
@@ -174,7 +174,8 @@ def _when_told(unit: str) -> alt.Tooltip:
 def _coloured(field: str, colours: Mapping[str, str]) -> alt.Color:
     """A colour for each name, in this order."""
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    return alt.Color(field, title=None, scale=scale, legend=alt.Legend(orient="top", columns=5))
+    columns = 5 if max(map(len, colours), default=0) < 10 else 3  # so that a phone's width is enough
+    return alt.Color(field, title=None, scale=scale, legend=alt.Legend(orient="top", columns=columns, labelLimit=95))
 
 
 def training_charts(metrics: Sequence[dict[str, Any]], phase: str = "train") -> bool:

@@ -200,7 +200,7 @@ def line(entry: Found) -> tuple[object, ...]:
         entry.annotator,
         asked if len(asked) <= 160 else asked[:159] + "…",
         verdict_words(said) + (" (superseded)" if said.superseded_at else ""),
-        said.seconds,
+        said.seconds if said.seconds is None else round(said.seconds, 1),
         "imported" if entry.round_number is None else f"{entry.round_number} ({entry.purpose})",
         beside(said),
     )
