@@ -96,7 +96,7 @@ def pace_chart(unit: str, rows: Sequence[Pace]) -> None:
     frame["annotator"] = frame["annotator"].where(frame["annotator"].isin(busiest), OTHERS)
     names = [*busiest, *([OTHERS] if len(frame) and (frame["annotator"] == OTHERS).any() else [])]
     colours = dict(zip(names, COLOURS, strict=False)) | ({OTHERS: REST} if OTHERS in names else {})
-    frame = frame.groupby(["moment", "annotator"], as_index=False)["comparisons"].sum()
+    frame = frame.groupby(["moment", "annotator"])[["comparisons"]].sum().reset_index()
     bars = alt.Chart(frame).mark_bar().encode(
         x=_moments(unit, frame),
         y=alt.Y("comparisons:Q", title="comparisons"),
