@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dpo_core.config import TrainingSettings
 from dpo_core.workspace import Workspace
+from store.database import reading
 from store.preferences import SnapshotFilter
+from store.snapshots import what_is_missing
 
 
 def training_filter(training: TrainingSettings, number: int | None, *, on_imports: bool = False) -> SnapshotFilter:
@@ -45,6 +47,12 @@ def snapshot_filter(
         exclude_annotators=exclude_annotators,
         confidence=training.confidence == "reliability" if confidence is None else confidence,
     )
+
+
+def missing_to_train(workspace: Workspace, number: int) -> str:
+    """Why this round cannot be trained on yet, not even early, in words; empty where it can."""
+    with reading(workspace.engine) as session:
+        return what_is_missing(session=session, filter=training_filter(workspace.settings.training, number))
 
 
 def late_ones_count(workspace: Workspace) -> bool:

@@ -70,9 +70,10 @@ def plan_run(
     if parent.kind == "lora":  # once an adapter, always one
         model = model.model_copy(update={"tuning": "lora"})
     launcher = workspace.settings.worker.launcher
-    processes = read_launcher(launcher, cards=len(_free_on_cards())) if launcher.strip() else ONE
+    cards = free_on_cards()
+    processes = read_launcher(launcher, cards=len(cards)) if launcher.strip() else ONE
     seconds = _seconds(session, work, training, workspace.settings.model, processes)
-    available = free_memory(processes.count)
+    available = free_memory(cards, processes.count)
     return draw_plan(shape, work, training, model, available=available, seconds=seconds, processes=processes)
 
 
@@ -111,17 +112,16 @@ def _tokenizer(path: str, changed: int) -> Tokenizer:
     return Tokenizer.from_file(path)
 
 
-def free_memory(processes: int = 1) -> int:
-    """Bytes that a training can have: an NVIDIA card's where torch can use one, else the machine's.
+def free_memory(cards: Sequence[int], processes: int = 1) -> int:
+    """Bytes that a training can have: an NVIDIA card's where torch can use one (`cards`: free on each), else RAM.
 
     Each process has a card of its own; what is free on the fullest counts. On a card the estimate is on the safe side:
     TRL's head has a kernel there that needs one tile, not eight.
     """
-    cards = _free_on_cards()[:processes]
-    return min(cards) if cards else _free_on_machine()
+    return min(cards[:processes]) if cards else _free_on_machine()
 
 
-def _free_on_cards() -> list[int]:
+def free_on_cards() -> list[int]:
     """What each card has free; empty without one, or with a torch that was built for the CPU alone."""
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     if _torch_version().endswith("+cpu") or shutil.which(command[0]) is None:

@@ -11,6 +11,9 @@ _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.ins
 
 
 def add_unless_there(*, session: Session, row: SQLModel) -> None:
-    """Write a row, all its key in it, unless one with that key is there by now; then that one stays as it is."""
+    """Write a row unless one that is the same by a unique key is there by now; then that one stays as it is.
+
+    A number that the database gives out is left to it: look the row up by its unique key afterwards.
+    """
     insert = _INSERT[session.get_bind().dialect.name]
-    session.execute(insert(type(row)).values(row.model_dump()).on_conflict_do_nothing())
+    session.execute(insert(type(row)).values(row.model_dump(exclude_none=True)).on_conflict_do_nothing())

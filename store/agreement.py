@@ -75,8 +75,15 @@ class Meetings:
 
 def meetings(answers: Answers) -> Meetings:
     """Who met whom on which pair. Skips and repeats must have been left out."""
+    one, other = who_met(answers)
+    who, said = answers.annotator, answers.verdict
+    return Meetings(who[one], who[other], said[one], said[other], answers.prompt[one])
+
+
+def who_met(answers: Answers) -> tuple[Ints, Ints]:
+    """The entries of every two annotators on one pair, the lower annotator id first: places in both columns."""
     order = np.lexsort((answers.annotator, answers.pair))
-    pair, who, said, prompt = (getattr(answers, name)[order] for name in ("pair", "annotator", "verdict", "prompt"))
+    pair = answers.pair[order]
     earlier = [np.empty(0, np.int64)]
     later = [np.empty(0, np.int64)]
     for apart in range(1, len(pair)):
@@ -85,8 +92,7 @@ def meetings(answers: Answers) -> Meetings:
             break
         earlier.append(found)
         later.append(found + apart)
-    one, other = np.concatenate(earlier), np.concatenate(later)
-    return Meetings(who[one], who[other], said[one], said[other], prompt[one])
+    return order[np.concatenate(earlier)], order[np.concatenate(later)]
 
 
 def alphas(answers: Answers) -> tuple[Estimate, Estimate]:

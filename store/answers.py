@@ -71,9 +71,11 @@ def swapped(verdicts: Ints) -> Ints:
     return _SWAPPED[verdicts]
 
 
-def read_answers(*, session: Session, with_retracted: bool = False) -> Answers:
-    """What annotators said that stands now."""
-    found = list(zip(*session.execute(_query(with_retracted)), strict=True)) or [()] * 13
+def read_answers(*, session: Session, with_retracted: bool = False, among: Any = None) -> Answers:
+    """What annotators said that stands now; `among`: a statement that selects the comparisons' ids, all without it."""
+    query = _query(with_retracted)
+    query = query if among is None else query.where(col(Comparison.id).in_(among))
+    found = list(zip(*session.execute(query), strict=True)) or [()] * 13
     annotator, pair, prompt, verdict, left, first, second, strength, gold, purpose, repeats, seconds, moment = found
     lengths = _ints(first), _ints(second)
     known = [answer if each == Purpose.GOLD else None for answer, each in zip(gold, purpose, strict=True)]

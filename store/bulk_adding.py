@@ -119,7 +119,8 @@ class Plan:
         session.execute(_insert_prompts(self.origin, import_id))
         if self.holds != Holds.PROMPTS:
             session.execute(_insert_completions(self.origin))
-            written = session.connection().execute(self._last_statement(session)).rowcount
+            counted = {"preserve_rowcount": True}  # which PostgreSQL's driver would not keep of an INSERT as it is
+            written = session.connection().execute(self._last_statement(session), execution_options=counted).rowcount
             assert written == len(self.votes)  # each vote found its texts: the report tells of no other
         self.origin.report_progress("writing", total, total)
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from store.adding_once import add_unless_there
 from store.hashing import text_hash
 from store.measuring import is_gold
 from store.models import Comparison, Pair, Purpose
@@ -54,8 +55,7 @@ def prepare_calibration(*, session: Session, wanted: int) -> None:
     known = select(made.repeats).where(made.gold_verdict.is_not(None), made.purpose == Purpose.CALIBRATION)
     gold = session.exec(select(Pair).where(*is_gold(), col(Pair.id).not_in(known))).all()
     for original in sorted(gold, key=lambda pair: text_hash(f"calibration:{pair.side_seed}:{pair.id}"))[:missing]:
-        session.add(_practice(original))
-    session.flush()
+        add_unless_there(session=session, row=_practice(original))  # another newcomer may be beginning just now
 
 
 def _practice(gold: Pair) -> Pair:

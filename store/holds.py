@@ -74,7 +74,8 @@ def _taken(insert: Any) -> Any:
     until = sa.bindparam("until", type_=UtcDateTime())
     values = sa.select(col(Pair.id), ANNOTATOR, until).where(col(Pair.id) == sa.bindparam("pair_id"), _FREE_FOR_THEM)
     kept = insert(Hold).from_select(["pair_id", "annotator_id", "until"], values)
-    return kept.on_conflict_do_update(index_elements=["pair_id", "annotator_id"], set_={"until": kept.excluded.until})
+    kept = kept.on_conflict_do_update(index_elements=["pair_id", "annotator_id"], set_={"until": kept.excluded.until})
+    return kept.execution_options(preserve_rowcount=True)  # of an INSERT it is not kept by itself on PostgreSQL
 
 
 _TAKEN = {"sqlite": _taken(sqlite.insert), "postgresql": _taken(postgresql.insert)}

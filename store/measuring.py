@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from store.adding_once import add_unless_there
 from store.hashing import fraction, text_hash
 from store.holds import answered_by
 from store.models import COUNTED, Comparison, Pair, Purpose, Round, Verdict
@@ -132,7 +133,8 @@ def _add_repeat(session: Session, original: Pair, annotator_id: int) -> int:
         repeats=original.id,
         asked_of=annotator_id,
     )
-    session.add(repeat)
-    session.flush()
-    assert repeat.id is not None
-    return repeat.id
+    add_unless_there(session=session, row=repeat)  # a second tab may be asking just now
+    again = select(Pair.id).where(Pair.repeats == original.id, Pair.asked_of == annotator_id)
+    number = session.exec(again).one()
+    assert number is not None
+    return number

@@ -17,6 +17,7 @@ from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from store.access_tables import Account, Throttle
+from store.adding_once import add_unless_there
 from store.database import reading, writing
 from store.errors import LoginError, StoreError, ThrottledError
 from store.hashing import text_hash
@@ -106,6 +107,8 @@ def _refuse_locked(session: Session, name: str, at: datetime) -> Throttle:
 
 
 def _count_try(session: Session, name: str, at: datetime) -> None:
+    # Two first tries at one moment: whoever comes second waits for the other's row, and counts on from it.
+    add_unless_there(session=session, row=Throttle(bucket=bucket_of(name), last_at=at))
     throttle = _refuse_locked(session, name, at)
     throttle.failures = 1 if at - throttle.last_at > FORGOTTEN else throttle.failures + 1
     throttle.last_at = at

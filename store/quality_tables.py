@@ -12,6 +12,7 @@ from uuid import uuid4
 from store.errors import StoreError
 from store.intervals import Estimate
 from store.quality import STRENGTHS, AnnotatorQuality, CoupleQuality, Habits, Quality
+from store.spreadsheets import safe_cell
 
 Cell = str | int | float | bool | None
 Row = dict[str, Cell]
@@ -87,12 +88,12 @@ def _estimate(name: str, found: Estimate) -> Row:
 
 
 def csv_text(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """Rows with the same columns as CSV; empty where there are none."""
+    """Rows with the same columns as CSV, names that look like formulas made harmless; empty where there are none."""
     written = io.StringIO()
     if rows:
         writer = csv.DictWriter(written, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: safe_cell(value) for name, value in row.items()} for row in rows)
     return written.getvalue()
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any, TextIO
 
 import sqlalchemy as sa
@@ -17,7 +18,9 @@ from sqlmodel.sql.expression import SelectOfScalar
 from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round
 from store.prompts import Message
 from store.roles import require_researcher
+from store.spreadsheets import safe_cell
 
+LAST_WITH_CASE = 0x1E943  # of Unicode's letters that have a large and a small form (Adlam)
 HOURLY = timedelta(days=3)  # up to this span the pace is told by the hour, beyond it by the day
 
 
@@ -35,7 +38,7 @@ class Sort(StrEnum):
 class Search:
     """What to look for; every part that is given must hold. Nothing given: all that stands.
 
-    `text` is in the prompt, a completion or the reason, large and small letters alike (ASCII). `round_id` 0: imported.
+    `text` is in the prompt, a completion or the reason, large and small letters alike. `round_id` 0: imported.
     `marked`: something was said beside the verdict. `since` and `until` are days in UTC, both included. `superseded`:
     verdicts that were taken back or changed too.
     """
@@ -66,14 +69,14 @@ class Found:
 def count_found(*, session: Session, search: Search) -> int:
     """How many comparisons a search finds. Raises NotAllowedError."""
     require_researcher(session=session, to="look through comparisons")
-    return session.exec(select(sa.func.count()).select_from(_ids(session, search).subquery())).one()
+    return session.exec(select(sa.func.count()).select_from(ids_found(session, search).subquery())).one()
 
 
 def find_comparisons(*, session: Session, search: Search, limit: int, offset: int = 0) -> list[Found]:
     """One page of what a search finds, in its order. Raises NotAllowedError."""
     require_researcher(session=session, to="look through comparisons")
     # The page's ids first: what is joined to them is then read for these few rows alone.
-    page = _sorted(_ids(session, search), search.sort).limit(limit).offset(offset).subquery()
+    page = _sorted(ids_found(session, search), search.sort).limit(limit).offset(offset).subquery()
     query: Any = (
         sa.select(Comparison, *_columns(Annotator.name, Prompt.messages, Pair.purpose, Round.number))
         .join(page, page.c.id == Comparison.id)
@@ -104,7 +107,8 @@ def _sorted(query: Any, sort: Sort) -> Any:
     return query.order_by(*orders.get(sort, (number.desc(),)))
 
 
-def _ids(session: Session, search: Search) -> SelectOfScalar[int]:
+def ids_found(session: Session, search: Search) -> SelectOfScalar[int]:
+    """A statement that selects the ids of what a search finds, for other statements to go on with."""
     query: SelectOfScalar[Any] = select(col(Comparison.id)).where(*_of_comparison(search))
     asks = _of_pair(session, search)
     return query.join(Pair, col(Pair.id) == Comparison.pair_id).where(*asks) if asks else query
@@ -165,18 +169,61 @@ def _says(session: Session, text: str) -> Any:
 
 
 def _has(column: Any, text: str, sqlite: bool) -> Any:
-    # SQLite's LIKE does not tell large letters from small ones as it is; lower() would take it twice the time.
-    return column.contains(text, autoescape=True) if sqlite else column.icontains(text, autoescape=True)
+    if not sqlite:
+        return column.icontains(text, autoescape=True)
+    if text.isascii():  # SQLite's LIKE does not tell large from small; lower() would take twice the time
+        return column.contains(text, autoescape=True)
+    # GLOB knows no letters that are alike: each is a class. It is slow to try a class everywhere, so that what LIKE can
+    # tell comes first, and the first letter is written out.
+    rough = column.like(f"%{''.join(_like(letter) if letter.isascii() else '_' for letter in text)}%", escape="/")
+    rest = "".join(_glob(_alike(letter)) for letter in text[1:])
+    return sa.and_(rough, sa.or_(*(column.op("GLOB")(f"*{_glob(first)}{rest}*") for first in _alike(text[0]))))
+
+
+def _glob(letters: str) -> str:
+    """One of these letters, for GLOB."""
+    return f"[{letters}]" if len(letters) > 1 or letters in "*?[" else letters
+
+
+def _like(letter: str) -> str:
+    """A letter as it is, for LIKE."""
+    return f"/{letter}" if letter in "/%_" else letter
+
+
+def _alike(letter: str) -> str:
+    """The letter with those that differ from it in case alone."""
+    return _letters_alike().get(letter.casefold(), letter)
+
+
+@cache
+def _letters_alike() -> dict[str, str]:
+    """Letters that differ in case alone, by what Unicode folds them to. Takes some 20 ms, once."""
+    alike: dict[str, str] = {}
+    for letter in map(chr, range(LAST_WITH_CASE + 1)):
+        folded = letter.casefold()
+        if folded != letter:
+            alike[folded] = alike.get(folded, folded if len(folded) == 1 else "") + letter
+    return alike
 
 
 def _prompt_has(text: str, sqlite: bool) -> Any:
     # The JSON's own letters would do, were it not for "role", "content" and their like; but they rule most rows out.
-    spelled = _has(sa.cast(col(Prompt.messages), sa.Text), json.dumps(text)[1:-1], sqlite)
+    kept = sa.cast(col(Prompt.messages), sa.Text)
+    pattern = f"%{''.join(map(_kept_letter, text))}%"
+    spelled = kept.like(pattern, escape="/") if sqlite else kept.ilike(pattern, escape="/")
     each: Any = sa.func.json_each if sqlite else sa.func.json_array_elements
     turn = each(Prompt.messages).table_valued("value")
     content = sa.func.json_extract(turn.c.value, "$.content") if sqlite else turn.c.value.op("->>")("content")
     says = sa.select(sa.literal(1)).select_from(turn).where(_has(content, text, sqlite))
     return sa.and_(spelled, says.exists())
+
+
+def _kept_letter(letter: str) -> str:
+    """A letter as it is kept in a prompt's JSON, for LIKE; large and small ones are unlike there, if not ASCII."""
+    alike = _alike(letter)
+    if letter.isascii() or len(alike) == 1:
+        return "".join(map(_like, json.dumps(letter)[1:-1]))
+    return "\\u____" if all("\x7f" < each <= "\uffff" for each in alike) else "%"
 
 
 @dataclass(frozen=True)
@@ -191,7 +238,7 @@ class Pace:
 def read_pace(*, session: Session, search: Search) -> tuple[str, list[Pace]]:
     """Who made how many in each "hour" or "day", as suits the span of what is found. Raises NotAllowedError."""
     require_researcher(session=session, to="look through comparisons")
-    found = _ids(session, search).subquery()
+    found = ids_found(session, search).subquery()
     mine = col(Comparison.id).in_(sa.select(found.c.id))
     first, last = session.exec(
         select(sa.func.min(Comparison.created_at), sa.func.max(Comparison.created_at)).where(mine)
@@ -238,7 +285,7 @@ def write_csv(*, session: Session, search: Search, stream: TextIO) -> int:
 def _rows(session: Session, search: Search) -> Any:
     a, b = aliased(Completion), aliased(Completion)
     by_a, by_b = aliased(Checkpoint), aliased(Checkpoint)
-    found = _ids(session, search).subquery()
+    found = ids_found(session, search).subquery()
     said = Comparison
     query = (
         sa.select(
@@ -266,4 +313,4 @@ def _cell(value: Any) -> Any:
         value = value[0]["content"] if len(value) == 1 else json.dumps(value, ensure_ascii=False)
     elif isinstance(value, list | dict):
         value = json.dumps(value, ensure_ascii=False) if value else ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return safe_cell(value)

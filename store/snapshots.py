@@ -60,8 +60,10 @@ def cut_snapshot(*, session: Session, folder: Path, filter: SnapshotFilter | Non
     require_researcher(session=session, to="cut a snapshot")
     filter = filter or SnapshotFilter()
     poll = poll_comparisons(session=session, filter=filter)
+    missing = _missing(poll, filter)
+    if missing:
+        raise SnapshotError(missing)
     splits = {split: _lines(poll.preferences, held_out=split == "test") for split in SPLITS}
-    _require_enough(poll, len(splits["train"]), filter)
     if filter.keep_ties:
         splits[TIES] = _lines(poll.ties, held_out=False)
     manifest = _manifest(poll, filter, splits)
@@ -86,22 +88,29 @@ def _is_column(name: str, value: Any) -> bool:
     return name not in ("held_out", "tie") and not (name in LATER and (value is None or value is False))
 
 
-def _require_enough(poll: Poll, trained: int, filter: SnapshotFilter) -> None:
-    held_out = len(poll.preferences) - trained
+def what_is_missing(*, session: Session, filter: SnapshotFilter) -> str:
+    """Why no snapshot can be cut with this filter yet, in words; empty where one can."""
+    return _missing(poll_comparisons(session=session, filter=filter), filter)
+
+
+def _missing(poll: Poll, filter: SnapshotFilter) -> str:
+    held_out = sum(preference.held_out for preference in poll.preferences)
+    trained = len(poll.preferences) - held_out
     dropped = f" Left out: {poll.described_drops()}." if poll.described_drops() else ""
     are = "is on a held-out prompt" if held_out == 1 else "are on held-out prompts"
     aside = f" {held_out} of them {are}, never trained on." if held_out else ""
     aside += f" {counted(len(poll.ties), 'tie')} cannot be trained on alone." if poll.ties else ""
     if not poll.comparisons:
-        raise SnapshotError("There are no comparisons to cut a snapshot from yet. Compare some pairs first.")
+        return "There are no comparisons to cut a snapshot from yet. Compare some pairs first."
     made = counted(poll.comparisons, "comparison")
     if not trained:
-        raise SnapshotError(f"{made}, but no preference to train on.{dropped}{aside} Compare more pairs first.")
+        return f"{made}, but no preference to train on.{dropped}{aside} Compare more pairs first."
     if trained < filter.min_pairs:
-        raise SnapshotError(
+        return (
             f"{made}, and only {counted(trained, 'preference')} to train on; "
             f"{filter.min_pairs} are needed, {filter.min_pairs - trained} more.{dropped}{aside}"
         )
+    return ""
 
 
 def _manifest(poll: Poll, filter: SnapshotFilter, splits: dict[str, list[str]]) -> dict[str, Any]:

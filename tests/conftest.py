@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
@@ -23,6 +24,9 @@ from tests.store.asking import add_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 _CACHE = tempfile.TemporaryDirectory(prefix="pairloop-tests-")
+MOST_WORKERS = 4  # beyond that, tests wait for each other's disk and memory rather than for a core
+WORKER_MEMORY = 3 * 2**30  # bytes: a test process with torch in it, and a browser or a training that it started
+THREADS = max(1, min(4, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 # Read once, when the libraries are imported: so they are set here, before any test module is.
 os.environ |= {
@@ -32,10 +36,21 @@ os.environ |= {
     "HF_DATASETS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait slow every other process down
+    "OMP_NUM_THREADS": str(THREADS),  # what a test starts shares the cores with what other tests start
 }
+
+# pytest loads readline, which sets these for the processes that it starts: what is printed would be cut at 80 columns.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 settings.register_profile("pairloop", deadline=None, database=None)
 settings.load_profile("pairloop")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `-n auto` shares the tests between: as many as this machine has cores and memory for."""
+    memory = psutil.virtual_memory().available // WORKER_MEMORY
+    return int(max(1, min(MOST_WORKERS, os.cpu_count() or 1, memory)))
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +74,7 @@ def few_threads() -> None:
     """Where a test module has imported torch: no more threads than this process has cores to itself."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // workers)))
+        torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""A run's metrics as line charts, under TRL's own names; and the pace of comparing."""
+"""A run's metrics as line charts, under TRL's own names; and comparing over time: its pace, choices and agreement."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import altair as alt
@@ -10,6 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from dpo_core.sweep import point_words
+from store.intervals import Estimate
+from store.over_time import Agreed, Choices
 from store.searching import Pace
 
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -18,7 +21,14 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rewards/margins", ("rewards/margins",)),
     ("logps", ("logps/chosen", "logps/rejected")),
 )
-MOST_NAMES = 8  # whose colours can still be told apart
+# Colours that can be told apart by all, and hold on paper and at night (Okabe and Ito, the yellow darker).
+COLOURS = ("#0f9d74", "#d5681f", "#3f8fd2", "#c06fa0", "#b8962e", "#6f7fd8", "#4fb0ae", "#a8674a")
+REST = "#8d8d86"
+MOST_NAMES = len(COLOURS)
+OTHERS = "others"
+MOST_SIDE_BY_SIDE = 14  # moments
+UNITS = {"hour": "utcyearmonthdatehours", "day": "utcyearmonthdate", "week": "utcyearmonthdate"}
+CHOICES = {"left": COLOURS[0], "right": COLOURS[1], "tie": COLOURS[2], "both bad": COLOURS[3], "skipped": REST}
 
 
 def metric_frame(metrics: Sequence[dict[str, Any]], names: Sequence[str], phase: str = "train") -> pd.DataFrame:
@@ -83,15 +93,89 @@ def pace_chart(unit: str, rows: Sequence[Pace]) -> None:
     """Draw how many comparisons were made in each hour or day, by annotator; beyond MOST_NAMES all others are one."""
     frame = pd.DataFrame([vars(row) for row in rows], columns=["moment", "annotator", "comparisons"])
     busiest = frame.groupby("annotator")["comparisons"].sum().nlargest(MOST_NAMES).index
-    frame["annotator"] = frame["annotator"].where(frame["annotator"].isin(busiest), "others")
-    time = "utcyearmonthdatehours" if unit == "hour" else "utcyearmonthdate"
+    frame["annotator"] = frame["annotator"].where(frame["annotator"].isin(busiest), OTHERS)
+    names = [*busiest, *([OTHERS] if len(frame) and (frame["annotator"] == OTHERS).any() else [])]
+    colours = dict(zip(names, COLOURS, strict=False)) | ({OTHERS: REST} if OTHERS in names else {})
+    frame = frame.groupby(["moment", "annotator"])[["comparisons"]].sum().reset_index()
     bars = alt.Chart(frame).mark_bar().encode(
-        x=alt.X(f"{time}(moment):T", title=f"{unit} (UTC)"),
-        y=alt.Y("sum(comparisons):Q", title="comparisons"),
-        color=alt.Color("annotator:N", title=None, legend=alt.Legend(orient="top")),
-        tooltip=[alt.Tooltip(f"{time}(moment):T", title=unit), "annotator:N", "sum(comparisons):Q"],
+        x=_moments(unit, frame),
+        y=alt.Y("comparisons:Q", title="comparisons"),
+        color=_coloured("annotator:N", colours),
+        tooltip=[_when_told(unit), "annotator:N", "comparisons:Q"],
     )  # fmt: skip
+    st.altair_chart(bars.properties(height=240), width="stretch")
+
+
+def choices_charts(unit: str, rows: Sequence[Choices]) -> None:
+    """Draw the shares of what was chosen in each day or week, and how often left was chosen rather than right."""
+    counts = [
+        {"moment": row.moment, "place": place, "choice": choice, "count": getattr(row, name)}
+        for row in rows
+        for place, (choice, name) in enumerate(zip(CHOICES, ("left", "right", "tie", "both_bad", "skip"), strict=True))
+    ]
+    frame = pd.DataFrame(counts)
+    bars = alt.Chart(frame).mark_bar().encode(
+        x=_moments(unit, frame),
+        y=alt.Y("count:Q", stack="normalize", title=None, axis=alt.Axis(format="%")),
+        color=_coloured("choice:N", CHOICES),
+        order="place:Q",
+        tooltip=[_when_told(unit), "choice:N", alt.Tooltip("count:Q", title="verdicts")],
+    )  # fmt: skip
+    st.markdown("**What was chosen**")
     st.altair_chart(bars.properties(height=220), width="stretch")
+    st.markdown("**Left, where a side was chosen**")
+    st.altair_chart(_shares(unit, [(row.moment, row.left_share) for row in rows], even=0.5), width="stretch")
+
+
+def agreement_chart(unit: str, rows: Sequence[Agreed]) -> None:
+    """Draw how far every two annotators said the same of a pair, in each day or week."""
+    st.markdown("**Two annotators on one pair: how often they say the same**")
+    st.altair_chart(_shares(unit, [(row.moment, row.share) for row in rows]), width="stretch")
+
+
+def _shares(unit: str, rows: Sequence[tuple[datetime, Estimate]], even: float | None = None) -> alt.LayerChart:
+    """Shares with their intervals over time; a dashed line at `even`."""
+    told = [
+        {"moment": moment, "share": share.value, "low": share.interval[0], "high": share.interval[1], "of": share.count}
+        for moment, share in rows
+        if share.value is not None and share.interval is not None
+    ]
+    frame = pd.DataFrame(told, columns=["moment", "share", "low", "high", "of"])
+    shares = [alt.Tooltip(f"{name}:Q", format=".0%") for name in ("share", "low", "high")]
+    base = alt.Chart(frame).encode(x=_moments(unit, frame), tooltip=[_when_told(unit), *shares, "of:Q"])
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%")
+    spread = base.mark_rule(strokeWidth=2, opacity=0.5, color=COLOURS[0]).encode(
+        y=alt.Y("low:Q", title=None, scale=scale, axis=axis), y2="high:Q"
+    )
+    points = base.mark_point(size=45, filled=True, opacity=1, color=COLOURS[0]).encode(y=alt.Y("share:Q", title=None))
+    layers: list[alt.Chart] = [spread, points]
+    if even is not None:
+        line = alt.Chart(pd.DataFrame({"even": [even]})).mark_rule(strokeDash=[4, 4], color=REST)
+        layers.insert(0, line.encode(y="even:Q"))
+    return alt.layer(*layers).properties(height=200)
+
+
+def _moments(unit: str, frame: pd.DataFrame) -> alt.X:
+    """The time axis. Weeks, and few moments, stand beside each other; many lie on a line of time."""
+    if unit != "week" and frame["moment"].nunique() > MOST_SIDE_BY_SIDE:
+        return alt.X(f"{UNITS[unit]}(moment):T", title=f"{unit} (UTC)")
+    labels = alt.Axis(format="%b %-d, %H:00" if unit == "hour" else "%b %-d", labelAngle=0, labelOverlap=True)
+    return alt.X(f"{UNITS[unit]}(moment):O", title=f"{_unit_words(unit)} (UTC)", axis=labels)
+
+
+def _unit_words(unit: str) -> str:
+    return "week from" if unit == "week" else unit
+
+
+def _when_told(unit: str) -> alt.Tooltip:
+    return alt.Tooltip(f"{UNITS[unit]}(moment):T", title=_unit_words(unit))
+
+
+def _coloured(field: str, colours: Mapping[str, str]) -> alt.Color:
+    """A colour for each name, in this order."""
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    columns = 5 if max(map(len, colours), default=0) < 10 else 3  # so that a phone's width is enough
+    return alt.Color(field, title=None, scale=scale, legend=alt.Legend(orient="top", columns=columns, labelLimit=95))
 
 
 def training_charts(metrics: Sequence[dict[str, Any]], phase: str = "train") -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
+from sqlmodel import Session
 
 from dpo_core.workspace import Workspace
 from store.annotators import list_annotators
@@ -17,11 +18,12 @@ from store.database import reading
 from store.hashing import content_hash
 from store.lineage import Lineage, Said, SnapshotUse, snapshots_with, trace_comparison
 from store.models import Checkpoint, Comparison, Completion, Purpose, Verdict
+from store.over_time import read_agreement, read_choices
 from store.rounds import list_rounds
 from store.searching import Found, Search, Sort, count_found, find_comparisons, read_pace, write_csv
 from store.wording import counted
 from ui import components as show
-from ui.charts import pace_chart
+from ui.charts import agreement_chart, choices_charts, pace_chart
 from ui.model_text import render_model_text
 from ui.state import errors_in_words, research_workspace
 
@@ -30,6 +32,7 @@ COUNT_SECONDS = 15  # how long the number that a text was found is kept
 PARAMETER = "comparison"  # in the address: opens one
 WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 IMPORTED = 0
+NOT_COUNTED = "Imports, practice, decisions of researchers and what retracted people said are not counted."
 
 
 def browse() -> None:
@@ -106,7 +109,7 @@ def verdict_name(verdict: str) -> str:
 
 
 def listed(workspace: Workspace, search: Search, total: int) -> None:
-    """One page of the list, with its CSV and its pace."""
+    """One page of the list, with its CSV and its charts."""
     mark = content_hash(repr(search))[:8]  # another search begins at its first page, with nothing opened
     pages = -(-total // PAGE)
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -125,9 +128,49 @@ def listed(workspace: Workspace, search: Search, total: int) -> None:
     )
     rows = picked["selection"]["rows"]
     st.session_state["opened"] = found[rows[0]].comparison.id if rows else None
-    if st.toggle("Pace", key="pace"):
+    over_time(workspace, search)
+
+
+def over_time(workspace: Workspace, search: Search) -> None:
+    """What was found as charts over time: its pace, what was chosen, how far people agreed."""
+    asked = st.segmented_control("Over time", list(OVER_TIME), key="over_time")
+    if asked is not None:
         with reading(workspace.engine) as session:
-            pace_chart(*read_pace(session=session, search=search))
+            OVER_TIME[asked](session, search)
+
+
+def pace(session: Session, search: Search) -> None:
+    """Who compared how many."""
+    pace_chart(*read_pace(session=session, search=search))
+
+
+def choices(session: Session, search: Search) -> None:
+    """What was chosen."""
+    unit, rows = read_choices(session=session, search=search)
+    if rows:
+        choices_charts(unit, rows)
+        st.caption(NOT_COUNTED)
+    else:
+        show.empty_state("No choices to draw", NOT_COUNTED)
+
+
+def agreement(session: Session, search: Search) -> None:
+    """How far people agreed."""
+    unit, rows = read_agreement(session=session, search=search)
+    if rows:
+        agreement_chart(unit, rows)
+        st.caption(f"With 95% intervals. {NOT_COUNTED}")
+        return
+    why = "Agreement needs pairs that two people judged: set comparisons_per_pair in [round] of pairloop.toml."
+    alone = " Or take the annotator filter away: only those who are picked there are held against each other."
+    show.empty_state("No agreement to draw", why + (alone if search.annotator_ids else ""))
+
+
+OVER_TIME: dict[str, Callable[[Session, Search], None]] = {
+    "Pace": pace,
+    "Choices": choices,
+    "Agreement": agreement,
+}
 
 
 def csv_of(workspace: Workspace, search: Search) -> Callable[[], bytes]:
@@ -157,7 +200,7 @@ def line(entry: Found) -> tuple[object, ...]:
         entry.annotator,
         asked if len(asked) <= 160 else asked[:159] + "…",
         verdict_words(said) + (" (superseded)" if said.superseded_at else ""),
-        said.seconds,
+        said.seconds if said.seconds is None else round(said.seconds, 1),
         "imported" if entry.round_number is None else f"{entry.round_number} ({entry.purpose})",
         beside(said),
     )

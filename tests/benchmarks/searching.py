@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from store.annotators import get_or_add_annotator
 from store.database import open_database, reading, writing
 from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Round, now
+from store.over_time import read_agreement, read_choices
 from store.searching import Search, Sort, count_found, find_comparisons, read_pace, write_csv
 
 WORDS = [f"word{number}" for number in range(2000)]
@@ -94,6 +95,8 @@ def main(count: int = 100_000) -> None:
             "a common word": Search(text="word77"),
             "a rare word": Search(text="question99999"),
             "a word that is nowhere": Search(text="nowhere"),
+            "a word with an umlaut": Search(text="nirgendwö"),
+            "a Cyrillic word": Search(text="нигде"),
         }
         with reading(engine) as session:
             for name, search in searches.items():
@@ -103,6 +106,9 @@ def main(count: int = 100_000) -> None:
                 first, deep = milliseconds(page), milliseconds(partial(page, offset=last))
                 print(f"| {name} | {found:,} | {counted:.0f} | {first:.0f}, last page {deep:.0f} |")
             print(f"pace of everything: {milliseconds(lambda: read_pace(session=session, search=Search())):.0f} ms")
+            for read in (read_choices, read_agreement):
+                taken = milliseconds(lambda read=read: read(session=session, search=Search()), 3)
+                print(f"{read.__name__} of everything: {taken:.0f} ms")
             csv = milliseconds(lambda: write_csv(session=session, search=Search(), stream=io.StringIO()), 1)
             print(f"CSV of everything: {csv / 1000:.1f} s")
         engine.dispose()

@@ -13,6 +13,7 @@ from dpo_core.config import Settings
 from dpo_core.tokenization import TokenizedPair
 from dpo_core.workspace import Workspace, create_workspace
 from store.database import writing
+from tests.conftest import THREADS
 from tests.store.asking import add_prompt
 
 TEMPLATE = (
@@ -72,6 +73,7 @@ def make_workspace(tmp_path: Path, tiny_model: Path) -> Callable[..., Workspace]
             "round": {"comparisons": 10},
             "sampling": {"max_new_tokens": 8, "batch_size": 4},
             "training": {"learning_rate": 1e-2, "batch_size": 4, "max_length": 128, "save_steps": 1},
+            "worker": {"threads": THREADS},
         }
         for section, values in sections.items():
             given[section] = given.get(section, {}) | values
@@ -82,6 +84,11 @@ def make_workspace(tmp_path: Path, tiny_model: Path) -> Callable[..., Workspace]
         return workspace
 
     return make
+
+
+def all_tied(metrics: dict[str, float]) -> bool:
+    """Whether nothing has moved yet: all rewards are 0 but for rounding, which alone decides about their accuracy."""
+    return all(abs(metrics[f"rewards/{name}"]) < 1e-5 for name in ("chosen", "rejected", "margins"))
 
 
 def tokenized(pair_id: int, prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core import run_plan
 from dpo_core.memory_plan import PROCESS, Work, draw_plan, needs
 from dpo_core.run_plan import change_words, free_memory
 from dpo_core.shares import GRADIENTS, ONE, WEIGHTS, Processes, read_launcher
@@ -135,6 +134,5 @@ def test_a_plan_that_does_not_fit_names_the_other_launcher() -> None:
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, 40), (2, 11), (9, 11)])
-def test_the_fullest_card_counts(processes: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_plan, "_free_on_cards", lambda: [40, 11, 30])
-    assert free_memory(processes) == expected
+def test_the_fullest_card_counts(processes: int, expected: int) -> None:
+    assert free_memory([40, 11, 30], processes) == expected

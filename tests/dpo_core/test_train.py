@@ -247,7 +247,9 @@ def test_a_held_out_prompt_is_never_trained_on(make_workspace: Make) -> None:
 def weights_after_votes(make_workspace: Make, name: str, *, disagree: bool, confidence: str) -> dict[str, Any]:
     """A round in which three people judge each pair, the third of them perhaps the other way around."""
     workspace = make_workspace(
-        name, round={"comparisons": 24, "comparisons_per_pair": 3}, training={"confidence": confidence}
+        name,
+        round={"comparisons": 24, "comparisons_per_pair": 3},
+        training={"confidence": confidence, "drift_samples": 0},  # of no matter here, and a third of the time
     )
     start_round(workspace, by="test")
     run_next(workspace)
@@ -299,7 +301,7 @@ def test_ties_are_trained_on_where_the_settings_of_this_training_say_so(
     results: dict[str, Run] = {}
     learned: dict[str, dict[str, Any]] = {}
     for how in ("ignore", ties):
-        workspace = make_workspace(how, round={"comparisons": 24})
+        workspace = make_workspace(how, round={"comparisons": 24}, training={"drift_samples": 0})
         start_round(workspace, by="test")
         run_next(workspace)
         compare_all(workspace, some_tied)

@@ -20,6 +20,7 @@ from dpo_core.logps import pair_logps
 from dpo_core.tokenization import tokenize_pairs
 from dpo_core.trainer import PairTrainer, last_complete_checkpoint, trainer_arguments, training_rows
 from store.snapshots import PreferencePair
+from tests.dpo_core.conftest import all_tied
 
 SETTINGS = TrainingSettings(learning_rate=1e-2, batch_size=4, num_train_epochs=3, max_length=64, save_steps=100)
 WORDS = ["yes", "no, never", "perhaps so", "why not?", "ask again", "certainly", "hm", "I doubt it"]
@@ -102,8 +103,11 @@ def test_losses_metrics_and_weights_are_those_of_trl(
     theirs.train()
     logged = [entry for entry in theirs.state.log_history if "loss" in entry]
     assert len(seen) == len(logged) == 6
+    assert [all_tied(entry) for entry in logged] == 2 * [True] + 4 * [False], "the first step warms up at a rate of 0"
     for mine, other in zip(seen, logged, strict=True):
         for name in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected", "grad_norm"):
+            if name == "rewards/accuracies" and all_tied(other):
+                continue
             assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
     pairs = zip(ours.model.named_parameters(), theirs.model.named_parameters(), strict=True)
     for (name, mine_weight), (_, other_weight) in pairs:
@@ -144,7 +148,7 @@ def test_passes_come_to_what_a_whole_batch_does(
                 "mean_token_accuracy",
                 "num_tokens",
             }
-            if abs(whole["rewards/margins"]) < 1e-4:  # nothing has moved yet: all rewards are 0 but for rounding
+            if all_tied(whole):
                 whole["rewards/accuracies"] = parts["rewards/accuracies"]
             for name in {name for name in whole if "per_second" not in name and "runtime" not in name}:
                 assert parts[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-4), name

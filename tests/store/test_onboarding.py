@@ -10,10 +10,11 @@ from sqlmodel import select
 
 from store.adding_once import add_unless_there
 from store.annotators import count_by_annotator
-from store.calibration import Calibration, prepare_calibration, read_calibration
+from store.calibration import Calibration, _practice, prepare_calibration, read_calibration
 from store.comparisons import count_round
 from store.database import reading, writing
 from store.guidelines import guidelines_in_force, has_read, has_read_any, put_in_force, remember_read
+from store.measuring import _add_repeat
 from store.models import Guidelines, GuidelinesRead, Pair, Purpose
 from store.queue_rules import QueueRules
 from store.round_work import work_done
@@ -59,6 +60,19 @@ def test_a_row_that_somebody_else_added_meanwhile_stays_as_it_is(engine: sa.Engi
         for _ in "12":  # without a look whether it is there, as when two transactions look before either adds
             add_unless_there(session=session, row=GuidelinesRead(annotator_id=people[0], hash=first.hash))
         assert len(session.exec(select(GuidelinesRead)).all()) == 1
+
+
+def test_pairs_made_of_others_are_there_once_though_two_transactions_find_them_missing(
+    engine: sa.Engine, people: list[int], tmp_path: Path
+) -> None:
+    add_gold(engine, tmp_path, 1)
+    with writing(engine) as session:
+        gold = session.exec(select(Pair)).one()
+        assert len({_add_repeat(session, gold, people[0]) for _ in "12"}) == 1
+        for _ in "12":
+            add_unless_there(session=session, row=_practice(gold))
+        made = [pair.purpose for pair in session.exec(select(Pair).where(Pair.repeats == gold.id))]
+    assert made == [Purpose.REPEAT, Purpose.CALIBRATION]
 
 
 def calibration(engine: sa.Engine, person: int, wanted: int) -> Calibration:

@@ -19,8 +19,9 @@ from store.database import reading, writing
 from store.errors import StoreError
 from store.models import Purpose, now
 from store.quality import measure_quality, read_quality
-from store.quality_tables import quality_tables, write_tables
+from store.quality_tables import csv_text, quality_tables, write_tables
 from store.reliability import fit_reliability
+from store.spreadsheets import safe_cell
 from tests.store.teams import ask, ask_again, say
 
 A, B, TIE, BAD = range(4)
@@ -307,3 +308,13 @@ def test_tables_are_written_over_those_of_last_time(engine, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not be written"):
         write_tables(found, tmp_path / "file")
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet():
+    rows = [{"annotator": "=HYPERLINK(1)", "value": -0.5}, {"annotator": "Ada-Lee", "value": None}]
+    assert list(csv.reader(csv_text(rows).splitlines())) == [
+        ["annotator", "value"],
+        ["'=HYPERLINK(1)", "-0.5"],
+        ["Ada-Lee", ""],
+    ]
+    assert [safe_cell(f"{mark}1") for mark in '+-@\t\r"1'] == ["'+1", "'-1", "'@1", "'\t1", "'\r1", '"1', "11"]

@@ -16,7 +16,7 @@ from store.comparisons import Choice, Remarks, record_comparison, undo_compariso
 from store.database import reading, writing
 from store.errors import UnknownRecordError
 from store.lineage import snapshots_with, trace_comparison
-from store.models import Comparison, Pair, Purpose, Round
+from store.models import Comparison, Pair, Prompt, Purpose, Round
 from store.searching import COLUMNS, Search, Sort, count_found, find_comparisons, read_pace, write_csv
 from store.snapshots import cut_snapshot
 from tests.conftest import MakeRound
@@ -108,6 +108,11 @@ def test_filters_and_orders(engine: sa.Engine, asked: list[Pair], asks: dict[str
         ("answer", [6, 5, 4, 3, 2, 1]),
         ("@warm", [7]),
         ("Où", [7]),  # as JSON it is kept as an escape
+        ("OÙ EST", [7]),  # whose large and small letters are unlike
+        ("CAFÉ_", [7]),
+        ("LÀ-BAS", [7]),
+        ("LÃ-BAS", []),
+        ("[é]", []),
         ("100%", [7]),
         ("100_", []),  # % and _ stand for themselves
         ("café_", [7]),
@@ -121,6 +126,29 @@ def test_a_text_is_found_in_prompts_completions_and_reasons(
     engine: sa.Engine, asked: list[Pair], text: str, numbers: list[int]
 ) -> None:
     assert found(engine, text=text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("reason", "finds", "not_this"),
+    [
+        ("Судьба [я*?]^", "сУДЬБА [Я*?]^", "судьбе"),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ", "σίσηφος"),
+        ("Größe 100%_", "GRÖẞE 100%_", "größe 1000_"),
+        ("'Tschüss' \\ /", "TSCHÜSS' \\ /", "tschüss' /"),
+        ("日本語", "本", "木"),
+        ("naïve 🙂", "NAÏVE 🙂", "naïve 🙃"),
+    ],
+)
+def test_large_and_small_letters_of_any_script_are_alike(
+    engine: sa.Engine, asked: list[Pair], reason: str, finds: str, not_this: str
+) -> None:
+    with writing(engine) as session:
+        session.execute(sa.update(Comparison).where(Comparison.id == 3).values(reason=reason))
+        prompt = session.get_one(Prompt, session.get_one(Pair, 5).prompt_id)
+        prompt.messages = [{"role": "user", "content": reason}]
+        session.add(prompt)
+    assert found(engine, text=finds) == [5, 3]
+    assert found(engine, text=not_this) == []
 
 
 def test_what_was_taken_back_is_found_where_it_is_asked_for(engine: sa.Engine, asked: list[Pair]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
+from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, Remarks, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import ImportFileError
@@ -117,11 +118,25 @@ def test_one_comparison_is_opened_with_its_history_and_where_it_went(compared: W
     assert "There is no comparison 99" in words(app.run())
 
 
-def test_the_pace_is_drawn(compared: Workspace, open_app: OpenApp) -> None:
+def charts(app: AppTest) -> int:
+    return len(app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart"))
+
+
+def test_pace_choices_and_agreement_are_drawn_over_time(compared: Workspace, open_app: OpenApp) -> None:
     app = open_app("data")
-    app.toggle(key="pace").set_value(True).run()
-    assert not app.exception
-    assert app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")
+    drawn = {}
+    for asked in ("Pace", "Choices", "Agreement"):
+        app.segmented_control(key="over_time").set_value(asked).run()
+        assert not app.exception
+        drawn[asked] = charts(app)
+    assert drawn == {"Pace": 1, "Choices": 2, "Agreement": 0}
+    assert "Agreement needs pairs that two people judged: set comparisons_per_pair" in words(app)
+    with writing(compared.engine) as session:
+        ben = get_or_add_annotator(session=session, name="Ben")
+        record_comparison(session=session, pair_id=1, annotator_id=ben.id, choice=Choice.LEFT)
+    assert charts(app.run()) == 1
+    app.multiselect(key="find_who").set_value([1]).run()
+    assert "take the annotator filter away" in words(app)
 
 
 def test_a_snapshot_is_cut_and_says_what_it_left_out(compared: Workspace, open_app: OpenApp) -> None:

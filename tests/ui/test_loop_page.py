@@ -18,6 +18,7 @@ from store.database import reading, writing
 from store.importing import import_preferences
 from store.models import Checkpoint
 from store.runs import fail_run, list_runs
+from store.wording import counted
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.pages.loop import HEAD, can_train
@@ -97,13 +98,26 @@ def test_more_pairs_can_be_asked_for(workspace: Workspace, open_app: OpenApp) ->
         ]
 
 
-def test_training_too_early_says_what_is_missing(workspace: Workspace, open_app: OpenApp) -> None:
+def test_training_too_early_is_not_offered_and_says_what_is_missing(workspace: Workspace, open_app: OpenApp) -> None:
     seeding.open_round(workspace, seeding.plain_exchanges(6))
-    seeding.compare(workspace, "me", [Choice.TIE])
-    app = open_app("loop")
-    button(app, "Train early, on 1 comparison").click().run()
-    assert "no preference to train on" in words(app)
-    assert step(workspace) == Step.COMPARE
+    missing = {}
+    for number, choice in enumerate((Choice.TIE, LEFT, RIGHT), start=1):
+        seeding.compare(workspace, "me", [choice])
+        early = button(open_app("loop"), f"Train early, on {counted(number, 'comparison')}")
+        missing[number] = early.help if early.disabled else None
+    assert "1 comparison, but no preference to train on" in str(missing[1])
+    assert "only 1 preference to train on; 2 are needed, 1 more" in str(missing[2])
+    assert missing[3] is None
+
+
+def test_a_drawing_of_the_page_reads_the_state_once(
+    compared: Workspace, open_app: OpenApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = open_app("loop")  # the plan, kept for a while, reads it as well
+    reads: list[int] = []
+    monkeypatch.setattr("dpo_core.loop.read_loop", lambda **given: reads.append(1) or read_loop(**given))
+    app.run()
+    assert reads == [1]
 
 
 def test_training_is_started(compared: Workspace, open_app: OpenApp) -> None:
@@ -183,12 +197,12 @@ def test_one_can_decide_and_stop(compared: Workspace, open_app: OpenApp) -> None
     assert primary(app) == ["Start round 2"]
 
 
-def failed(workspace: Workspace) -> None:
+def failed(workspace: Workspace, why: str = "The disk is full. Free some space.") -> None:
     seeding.train(workspace, steps=2, of=4, finish=False)
     with writing(workspace.engine) as session:
         run = list_runs(session=session)[0]
         assert run.id is not None
-        fail_run(session=session, run_id=run.id, attempt=run.attempt, error="The disk is full. Free some space.")
+        fail_run(session=session, run_id=run.id, attempt=run.attempt, error=why)
 
 
 def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_app: OpenApp) -> None:
@@ -198,6 +212,13 @@ def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_
     assert primary(app) == ["Try again"]
     button(app, "Try again").click().run()
     assert step(compared) == Step.WAIT_FOR_TRAINING
+
+
+@pytest.mark.parametrize("page", ["loop", "runs"])
+def test_an_error_is_shown_as_the_text_it_is(compared: Workspace, open_app: OpenApp, page: str) -> None:
+    failed(compared, 'There is no "**[mine](https://example.org)**": set `base`.')
+    (told,) = [each.value for each in open_app(page).error]
+    assert told == 'There is no "\\*\\*\\[mine\\](https://example.org)\\*\\*": set `base`.'
 
 
 def test_a_failed_training_can_be_given_up(compared: Workspace, open_app: OpenApp) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
 from dpo_core.errors import MemoryRefusedError
-from dpo_core.filters import late_ones_count
+from dpo_core.filters import late_ones_count, missing_to_train
 from dpo_core.loop import (
     LoopState,
     RoundStory,
@@ -38,11 +38,13 @@ from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
+Read = tuple[LoopState, list[Worker], list[RoundStory]]
 HEAD = (
     "Round",
     "Trained on",
@@ -62,9 +64,10 @@ def main() -> None:
     workspace = research_workspace()
     show.page_head("Loop")
     show_messages()
-    state, _, stories = read(workspace)
+    drawn = read(workspace)
+    state, _, stories = drawn
     with st.container(border=True, key="now"):
-        follow(workspace, state)
+        follow(drawn)
         if can_train(state):
             plan_of_training(workspace, state)
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
@@ -73,23 +76,25 @@ def main() -> None:
     history(stories)
 
 
-def read(workspace: Workspace) -> tuple[LoopState, list[Worker], list[RoundStory]]:
+def read(workspace: Workspace) -> Read:
     """All that this page shows, as it is at one moment."""
     with reading(workspace.engine) as session:
         return read_loop(session=session), live_workers(session=session), round_stories(session=session)
 
 
-def follow(workspace: Workspace, drawn: LoopState) -> None:
+def follow(drawn: Read) -> None:
     """The open round as it is by now. Draws the whole page anew where what can be done has changed."""
+    fresh = [drawn]  # for the first time; after that it is read again
 
     def live() -> None:
         with errors_in_words():
-            state, workers, stories = read(research_workspace())
-            if what_can_be_done(state) != what_can_be_done(drawn):
+            workspace = research_workspace()
+            state, workers, stories = fresh.pop() if fresh else read(workspace)
+            if what_can_be_done(state) != what_can_be_done(drawn[0]):
                 st.rerun()
             now(workspace, state, workers, stories)
 
-    st.fragment(live, run_every=refresh_seconds(drawn))()
+    st.fragment(live, run_every=refresh_seconds(drawn[0]))()
 
 
 def what_can_be_done(state: LoopState) -> tuple[object, ...]:
@@ -131,7 +136,8 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
     if state.open_run is not None:
         show.run_progress(state.open_run)
     if state.run is not None and state.step == Step.MEND_RUN:
-        st.error(state.run.error or f"Run {state.run.id} was {state.run.status}.", icon=":material/error:")
+        why = state.run.error or f"Run {state.run.id} was {state.run.status}."
+        st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
         judgement(evaluation_of(stories[-1]))
         alarms_line(stories[-1])
@@ -183,6 +189,15 @@ _plan: Callable[[str, str, Workspace], MemoryPlan | None] = st.cache_data(
 )
 
 
+def _found_missing(folder: str, number: int, done: int, _workspace: Workspace) -> str:
+    return missing_to_train(_workspace, number)
+
+
+_missing: Callable[[str, int, int, Workspace], str] = st.cache_data(
+    _found_missing, ttl=PLAN_SECONDS, show_spinner=False
+)
+
+
 def plan_of_training(workspace: Workspace, state: LoopState) -> None:
     """What training would need, in a line; its parts for whoever wants them."""
     number = state.round.number if state.round else 0
@@ -196,13 +211,15 @@ def plan_of_training(workspace: Workspace, state: LoopState) -> None:
 
 
 def train_button(
-    label: str, workspace: Workspace, state: LoopState, *, primary: bool = False, early: bool = False
+    label: str, workspace: Workspace, state: LoopState, *, primary: bool = False, early: bool = False, missing: str = ""
 ) -> None:
-    """Train; where memory was just found to be too small for that, offer it all the same."""
+    """Train; where memory was just found to be too small for that, offer it all the same. `missing`: why not yet."""
     number = state.round.number if state.round else 0
     given = {"workspace": workspace, "number": number, "early": early}
-    st.button(label, type="primary" if primary else "secondary", on_click=try_training, kwargs=given)
-    if st.session_state.get("refused") == number:
+    kind = "primary" if primary else "secondary"
+    told = message_markdown(missing) or None
+    st.button(label, type=kind, on_click=try_training, kwargs=given, disabled=bool(missing), help=told)
+    if not missing and st.session_state.get("refused") == number:
         st.button("Train anyway", on_click=try_training, kwargs=given | {"force": True})
 
 
@@ -279,9 +296,10 @@ def compare_actions(workspace: Workspace, state: LoopState, _stories: list[Round
     if state.open_run is None:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:
-        train_button(
-            f"Train early, on {counted(state.comparisons['done'], 'comparison')}", workspace, state, early=True
-        )
+        done = state.comparisons["done"]
+        missing = _missing(str(workspace.folder), state.round.number if state.round else 0, done, workspace)
+        label = f"Train early, on {counted(done, 'comparison')}"
+        train_button(label, workspace, state, early=True, missing=missing)
 
 
 def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:

@@ -50,7 +50,8 @@ def main() -> None:
     inviting(workspace, invites)
     if people:
         st.subheader("Who there is", anchor=False)
-        show.table(HEAD, [row(who, said, seen, mail) for who in people])
+        columns = len(HEAD) if any(mail.values()) else len(HEAD) - 1  # a phone has no room for what is empty
+        show.table(HEAD[:columns], [row(who, said, seen, mail)[:columns] for who in people])
         about_one(workspace, [who for who in people if who.role != Role.SIMULATED])
 
 

@@ -17,6 +17,7 @@ from store.workers import live_workers
 from ui import components as show
 from ui import story
 from ui.charts import sweep_chart, training_charts, training_phases
+from ui.model_text import message_markdown
 from ui.plan import planned_and_used
 from ui.state import act, errors_in_words, log_tail, my_name, research_workspace, show_messages
 
@@ -99,7 +100,8 @@ def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
     st.caption(" · ".join(facts(run)))
     show.worker_warning(workers, run)
     if run.status == RunStatus.FAILED:
-        st.error(run.error or "It failed without saying why; its log may tell.", icon=":material/error:")
+        why = run.error or "It failed without saying why; its log may tell."
+        st.error(message_markdown(why), icon=":material/error:")
     if run.status in OPEN:
         show.run_progress(run)
     if run.status == RunStatus.DONE:
