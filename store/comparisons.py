@@ -15,6 +15,7 @@ from store.holds import release_hold, take_hold
 from store.measuring import is_gold, opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import left_side, lock_pair, recount_open_slots
+from store.ranking_tables import Ranking
 from store.roles import person_of
 
 UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
@@ -103,9 +104,7 @@ def _by_completion(criteria: dict[str, str], left: str) -> dict[str, str]:
 
 
 def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choice | str) -> tuple[Verdict, str]:
-    if person_of(session) not in (None, annotator_id):
-        raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
-    _require_active(session, annotator_id)
+    require_comparing(session=session, annotator_id=annotator_id)
     try:
         choice = Choice(choice)
     except ValueError:
@@ -115,6 +114,13 @@ def _verdict(*, session: Session, pair_id: int, annotator_id: int, choice: Choic
     other = "b" if side == "a" else "a"
     sides = {Choice.LEFT: side, Choice.RIGHT: other}
     return Verdict(sides.get(choice, choice.value)), side
+
+
+def require_comparing(*, session: Session, annotator_id: int) -> None:
+    """Raise NotAllowedError in somebody else's name, PairChangedError for one who may not compare any more."""
+    if person_of(session) not in (None, annotator_id):
+        raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
+    _require_active(session, annotator_id)
 
 
 def _require_active(session: Session, annotator_id: int) -> None:
@@ -137,7 +143,8 @@ def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> 
 def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) -> int | None:
     """Which verdict an undo would take back: this annotator's latest standing one in the round, if any.
 
-    One on a gold pair, which is of no round, is if it was given since the round opened.
+    Of a ranking's, the one that stands for it. One on a gold pair, which is of no round, is if it was given since the
+    round opened.
     """
     # Their latest few, so that what it costs does not grow with what they said before.
     latest = (
@@ -151,7 +158,8 @@ def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) ->
         .limit(UNDO_WINDOW)
         .subquery()
     )
-    in_round = (col(Pair.round_id) == round_id) & col(Pair.purpose).in_((*COUNTED, *MEASURING))
+    asked = col(Pair.purpose).in_((*COUNTED, *MEASURING)) & col(Pair.follows).is_(None)
+    in_round = (col(Pair.round_id) == round_id) & asked
     gold = (col(Pair.purpose) == Purpose.GOLD) & (latest.c.created_at >= opened_at(round_id))
     found: int | None = session.exec(
         select(func.max(latest.c.id)).join(Pair, col(Pair.id) == latest.c.pair_id).where(in_round | gold)
@@ -160,7 +168,7 @@ def last_comparison_id(*, session: Session, annotator_id: int, round_id: int) ->
 
 
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
-    """Take back a verdict of this annotator's, and hold its pair for them.
+    """Take back a verdict of this annotator's, and hold its pair for them; the whole ranking, if it came of one.
 
     None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
@@ -170,16 +178,32 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
     if undone is None or undone.annotator_id != annotator_id:
         return None
     _require_active(session, annotator_id)
-    lock_pair(session=session, pair_id=undone.pair_id)
+    pair = lock_pair(session=session, pair_id=undone.pair_id)
+    asked = undone.pair_id if pair.follows is None else lock_pair(session=session, pair_id=pair.follows).id
+    assert asked is not None
     session.refresh(undone)
     if undone.superseded_at is not None:
         return None
-    undone.superseded_at = now()
-    session.add(undone)
-    session.flush()
-    recount_open_slots(session=session, pair_id=undone.pair_id)
-    take_hold(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
+    if undone.ranking_id is None:
+        undone.superseded_at = now()
+        session.add(undone)
+        session.flush()
+    else:
+        supersede_ranking(session=session, ranking_id=undone.ranking_id)
+    recount_open_slots(session=session, pair_id=asked)
+    take_hold(session=session, pair_id=asked, annotator_id=annotator_id)
     return undone
+
+
+def supersede_ranking(*, session: Session, ranking_id: int) -> None:
+    """Let a ranking stand no more, nor any comparison that came of it."""
+    ended = now()
+    of_it = select(Comparison).where(Comparison.ranking_id == ranking_id, col(Comparison.superseded_at).is_(None))
+    rows: list[Ranking | Comparison] = [session.get_one(Ranking, ranking_id), *session.exec(of_it)]
+    for row in rows:
+        row.superseded_at = ended
+        session.add(row)
+    session.flush()
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
@@ -206,7 +230,7 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
 
 
 def count_annotator(*, session: Session, round_id: int, annotator_id: int) -> int:
-    """How many verdicts this annotator has standing in the round, skips left out.
+    """How many verdicts this annotator has standing in the round, skips left out; a ranking's are all of its pairs'.
 
     Gold pairs and repeats that they judged meanwhile are among them: it is their work, and a count that stands still
     would tell which pairs those are.
@@ -231,7 +255,8 @@ def comparisons_since(
 ) -> list[Comparison]:
     """This annotator's standing verdicts of a round from this moment on, in the order of their pairs' first one.
 
-    Of their latest `most` rows, so that it costs the same whatever they did in all.
+    A ranking is one of them, by the verdict that stands for it: it was one piece of work. Of their latest `most` rows,
+    so that it costs the same whatever they did in all.
     """
     latest = (
         select(Comparison.id, Comparison.pair_id, Comparison.created_at)
@@ -256,6 +281,7 @@ def comparisons_since(
             ~col(Comparison.adjudicates),
             (Pair.round_id == round_id) | (Pair.purpose == Purpose.GOLD),
             col(Pair.purpose).in_((*COUNTED, *MEASURING)),
+            col(Pair.follows).is_(None),
         )
         .order_by(first.c.first)
     )
