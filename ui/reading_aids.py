@@ -26,16 +26,17 @@ def completions_as_read(asked: LabelSettings, pair: ShownPair) -> None:
         st.caption("These two are too long to be compared word by word.")
 
 
-def reading_controls() -> None:
-    """Show the differences, and choose the text's size."""
+def reading_controls(*, differences: bool = True) -> None:
+    """Show the differences, where two texts are compared, and choose the text's size."""
     on = bool(st.session_state.get("differences"))
-    st.button(
-        "Hide differences" if on else "Differences",
-        key="differences-button",
-        shortcut="D",
-        on_click=_flip,
-        type="tertiary",
-    )
+    if differences:
+        st.button(
+            "Hide differences" if on else "Differences",
+            key="differences-button",
+            shortcut="D",
+            on_click=_flip,
+            type="tertiary",
+        )
     with st.popover("Text size", type="tertiary", icon=":material/format_size:"):
         st.segmented_control("Text size", list(SIZES), default=_size(), key="text-size", on_change=_remember)
 

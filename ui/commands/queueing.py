@@ -67,10 +67,11 @@ def _print(state: QueueState, changed: dict[str, int]) -> None:
     for name, count in changed.items():
         say(f"{counted(count, 'pair')} {'is' if count == 1 else 'are'} {said[name]}.")
     counts, since = state.counts, state.round.paused_at
+    ranked = " (one for each ranking)" if any(pair.slate_id for pair, _ in state.first) else ""
     print_facts(
         {
             "Round": f"{state.round.number} ({'paused since ' + format(since, '%Y-%m-%d %H:%M') if since else 'open'})",
-            "Pairs": f"{counts['pairs']}, {counts['open']} of them open, {counts['on_screen']} on somebody's screen",
+            "Pairs": f"{counts['pairs']}, {counts['open']} of them open{ranked}, {counts['on_screen']} on somebody's screen",
             "Comparisons wanted": counts["slots"],
         }
     )
