@@ -92,6 +92,8 @@ class Board {
     return [...Array(this.data.size).keys()].filter((card) => !this.tiers.flat().includes(card));
   }
 
+  get touched() { return matchMedia("(pointer: coarse)").matches; }
+
   get ready() { return this.left.length < 2; }
 
   tierOf(card) { return this.tiers.findIndex((tier) => tier.includes(card)); }
@@ -168,12 +170,14 @@ class Board {
 
   get words() {
     const left = this.left.map((card) => LETTERS[card]);
-    if (left.length === 1) return `${left[0]} is left: it goes last. Enter saves.`;
+    const save = this.touched ? "Save it." : "Enter saves.";
+    if (left.length === 1) return `${left[0]} is left: it goes last. ${save}`;
     const order = this.tiers.map((tier) => tier.map((card) => LETTERS[card]).join(" = ")).join(", ");
-    if (!left.length) return `${order}. Enter saves.`;
+    if (!left.length) return `${order}. ${save}`;
     const keys = this.left.map((card) => card + 1);
     const listed = `${keys.slice(0, -1).join(", ")} or ${keys[keys.length - 1]}`;
-    return this.tiers.length ? `${order}. Which is next? Press ${listed}.` : `Which is best? Press ${listed}.`;
+    const how = this.touched ? "Tap its letter, or drag it." : `Press ${listed}.`;
+    return this.tiers.length ? `${order}. Which is next? ${how}` : `Which is best? ${how}`;
   }
 
   draw() {
