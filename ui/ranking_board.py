@@ -108,7 +108,9 @@ class Board {
     this.draw();
   }
 
-  lift(card) { this.tiers = this.tiers.map((tier) => tier.filter((each) => each !== card)); }
+  lift(card) { // an emptied tier stays where it is until the change is done
+    for (const tier of this.tiers) if (tier.includes(card)) tier.splice(tier.indexOf(card), 1);
+  }
 
   place(card) {
     if (this.tierOf(card) >= 0) {

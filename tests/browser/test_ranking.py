@@ -388,6 +388,7 @@ def test_the_ranking_screen_passes_an_audit(
     for key in ("4", "5"):
         page.keyboard.press(key)
     assert violations(page) == []
-    page.evaluate("document.querySelector('.pl-board p').style.color = '#909090'")
+    faint = "#a0a0a0" if scheme == "light" else "#505050"
+    page.evaluate(f"document.querySelector('.pl-board p').style.color = '{faint}'")
     assert len(violations(page)) == 1, "the audit sees what it should"
     context.close()
