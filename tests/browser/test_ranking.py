@@ -129,9 +129,9 @@ def test_a_row_of_slates_by_keyboard(page: Page, slates: Workspace, serve: Serve
     page.keyboard.press("b")
     wait_for_slate(page, 4)
     page.keyboard.press("s")
-    expect(page.get_by_text("Why skip this pair?")).to_be_visible()
+    expect(page.get_by_text("Why skip all of these?")).to_be_visible()
     page.keyboard.press("1")
-    expect(page.get_by_text("Why skip this pair?")).to_be_hidden()
+    expect(page.get_by_text("Why skip all of these?")).to_be_hidden()
     expect(page.get_by_text("18 of 24")).to_be_visible()
     outcomes = written(slates, "SELECT outcome, tags FROM ranking ORDER BY id")
     assert outcomes == [("ranked", "[]"), ("ranked", "[]"), ("all_bad", "[]"), ("skip", '["Cannot tell"]')]

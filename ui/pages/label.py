@@ -198,7 +198,8 @@ def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> Non
 def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """The reasons to skip, by number; or none."""
     with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"why-{veiled(pair.pair_id)}"):
-        st.markdown("**Why skip this pair?**", width="content")
+        what = "this pair" if pair.slate_id is None else "all of these"
+        st.markdown(f"**Why skip {what}?**", width="content")
         reasons = [(why, why, str(number)) for number, why in enumerate(workspace.settings.label.skip_reasons, start=1)]
         for label, why, key in [*reasons, ("Just skip", "", "S")]:
             given = (skipping(pair), workspace, pair.pair_id, annotator_id, why)
