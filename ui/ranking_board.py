@@ -49,7 +49,7 @@ _CSS = """
 @media (max-width: 640px) {
   .pl-board button { padding: .15rem .5rem; min-height: 2.4rem; } .pl-board button kbd { display: none; }
   .pl-board p { font-size: .88rem; } .pl-acts { gap: .3rem .5rem; } .pl-board .pl-wide { display: none; }
-  .pl-tray { padding-left: .5rem; }
+  .pl-tray { padding-left: 0; border-left: 0; flex-basis: 100%; justify-content: center; }
 }
 """
 

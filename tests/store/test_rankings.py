@@ -29,6 +29,7 @@ from store.comparisons import (
 )
 from store.database import open_database, reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
+from store.exporting import export_snapshot
 from store.holds import require_room
 from store.lineage import trace_comparison
 from store.models import Comparison, Completion, Pair, Round, Verdict, now
@@ -481,6 +482,33 @@ def test_a_snapshot_says_what_was_ranked_together(engine: sa.Engine, people: lis
     found = read_snapshot(snapshot=cut, folder=tmp_path, split="train")
     assert Counter((row["ranking"], row["ranked_together"]) for row in found) == {(name, 3): 3 for name in names}
     assert all(row["chosen"] < row["rejected"] for row in found)  # answer 1.0 before 1.1 before 1.2
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_an_export_has_the_ranking_beside_each_row(
+    engine: sa.Engine, people: list[int], tmp_path: Path, file_format: str
+) -> None:
+    from datasets import load_dataset
+
+    slates = make_slates(engine, slates=2, size=3)
+    with writing(engine) as session:  # and a pair of its own, which came of no ranking
+        texts = [
+            add_completion(session=session, prompt_id=1, new=NewCompletion(text=text), checkpoint_id=1)
+            for text in ("this", "that")
+        ]
+        pair = add_pair(session=session, prompt_id=1, completions=texts, round_id=1)
+        record_comparison(session=session, pair_id=pair.id, annotator_id=people[0], choice="left")
+    for slate_id in slates:
+        rank_truly(engine, slate_id, people[0])
+    with writing(engine) as session:
+        cut = cut_snapshot(session=session, folder=tmp_path)
+    with reading(engine) as session:
+        target = tmp_path / "out"
+        export_snapshot(session=session, snapshot=cut, folder=tmp_path, target=target, file_format=file_format)
+    loaded = load_dataset(str(target), cache_dir=str(tmp_path / "cache"))["train"]
+    assert sorted(Counter(loaded["ranked_together"]).items(), key=str) == [(3, 6), (None, 1)]
+    assert sorted(Counter(loaded["ranking"]).values()) == [1, 3, 3]
+    assert "6 preferences come from rankings" in (target / "README.md").read_text()
 
 
 def test_the_same_rankings_give_the_same_bytes_whatever_their_ids(
