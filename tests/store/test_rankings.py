@@ -32,6 +32,7 @@ from store.errors import PairChangedError, StoreError, UnknownRecordError
 from store.exporting import export_snapshot
 from store.holds import require_room
 from store.lineage import trace_comparison
+from store.measuring import _long_ago
 from store.models import Comparison, Completion, Pair, Round, Verdict, now
 from store.pairs import NewCompletion, add_completion, add_pair, count_pairs, next_pair
 from store.preferences import SnapshotFilter, poll_comparisons
@@ -429,7 +430,7 @@ def test_slates_are_put_first_and_asked_again_as_a_whole(engine: sa.Engine, peop
 
 
 def test_repeats_are_not_drawn_from_rankings(engine: sa.Engine, people: list[int]) -> None:
-    slates = make_slates(engine, slates=8)
+    make_slates(engine, slates=8)
     with writing(engine) as session:
         texts = [
             add_completion(session=session, prompt_id=1, new=NewCompletion(text=text), checkpoint_id=1)
@@ -438,13 +439,22 @@ def test_repeats_are_not_drawn_from_rankings(engine: sa.Engine, people: list[int
         pair = add_pair(session=session, prompt_id=1, completions=texts, round_id=1, position=-1)
     with writing(engine) as session:
         record_comparison(session=session, pair_id=pair.id, annotator_id=people[0], choice="left")
-    for slate_id in slates[:6]:
-        rank_truly(engine, slate_id, people[0])
-    served = [serve(engine, people[0], repeats=0.5, repeat_after=1)]
-    assert served[0].slate_id is not None or served[0].pair_id > pair.id
+    while (shown := serve(engine, people[0], repeats=0.5, repeat_after=1)) is not None:
+        if shown.slate_id is not None:
+            rank_truly(engine, shown.slate_id, people[0])
+        else:
+            with writing(engine) as session:
+                record_comparison(session=session, pair_id=shown.pair_id, annotator_id=people[0], choice="left")
     with reading(engine) as session:
-        assert {each.repeats for each in session.exec(select(Pair)) if each.repeats} <= {pair.id}
-        assert session.exec(select(Pair).where(Pair.purpose == "repeat", col(Pair.slate_id).is_not(None))).all() == []
+        repeated = session.exec(select(Pair).where(Pair.purpose == "repeat")).all()
+    # `repeat_after` counts pairs of their own alone: this one, with only rankings after it, is not due yet.
+    assert repeated == []
+    with writing(engine) as session:
+        more = add_pair(session=session, prompt_id=1, completions=texts[::-1], round_id=1, position=9)
+    with writing(engine) as session:
+        record_comparison(session=session, pair_id=more.id, annotator_id=people[0], choice="left")
+        repeats = _long_ago(session, 1, people[0], 1)
+    assert repeats == [pair.id]
 
 
 # --- on the screen ----------------------------------------------------------------------------------------------------
