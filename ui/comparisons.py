@@ -276,8 +276,12 @@ def ranked_together(lineage: Lineage, ranking: Ranking) -> None:
     sides = {written.id: side for side, written in lineage.completions.items()}
     ranked, tiers = lineage.ranked, ranking.tiers or [ranking.shown]
     rows = [
-        (str(number) if ranking.tiers else "–", sides.get(ranked[place].id, ""), cut(ranked[place].text))
-        for number, tier in enumerate(tiers, start=1)
+        (
+            str(1 + sum(map(len, tiers[:number]))) if ranking.tiers else "–",
+            sides.get(ranked[place].id, ""),
+            cut(ranked[place].text),
+        )
+        for number, tier in enumerate(tiers)
         for place in tier
     ]
     show.table(("Place", "In this pair", "Completion"), rows)
