@@ -272,7 +272,7 @@ class Board {
   }
 }
 
-let drag = null, dragged = false;
+let drag = null, handled = 0;
 
 function mark(spot) {
   document.querySelectorAll(".pl-before, .pl-join").forEach((each) => each.classList.remove("pl-before", "pl-join"));
@@ -286,7 +286,6 @@ function endDrag() {
 }
 
 function onDown(event) {
-  dragged = false;
   const held = event.target.closest?.("[data-chip], [data-grip]");
   if (!live?.root.isConnected || !held || event.button > 0) return;
   drag = { card: Number(held.dataset.chip ?? held.dataset.grip), x: event.clientX, y: event.clientY };
@@ -298,25 +297,30 @@ function onMove(event) {
   if (!drag.ghost) {
     drag.ghost = element("div", "pl-ghost", LETTERS[drag.card]);
     document.body.append(drag.ghost);
-    dragged = true;
   }
   drag.ghost.style.left = `${event.clientX}px`;
   drag.ghost.style.top = `${event.clientY}px`;
   mark((drag.spot = live.spotAt(event.clientX, event.clientY, drag.card)));
 }
 
-function onUp() {
-  const { ghost, card, spot } = drag || {};
+function onUp() { // a press counts here already: after a drag a browser may make no click of a quick tap
+  if (!drag || !live?.root.isConnected) return endDrag();
+  const { ghost, card, spot } = drag;
   endDrag();
+  handled = Date.now();
   if (ghost) live.drop(card, spot);
+  else press(card);
 }
 
-function onClick(event) {
-  const held = event.target.closest?.("[data-chip], [data-grip]");
-  if (!held || !live?.root.isConnected || dragged) { dragged = false; return; }
-  const card = Number(held.dataset.chip ?? held.dataset.grip);
+function press(card) {
   if (live.tierOf(card) >= 0) live.takeOut(card);
   else live.place(card);
+}
+
+function onClick(event) { // from the keyboard or a screen reader; that of a pointer was handled
+  const held = event.target.closest?.("[data-chip], [data-grip]");
+  if (!held || !live?.root.isConnected || (event.detail > 0 && Date.now() - handled < 700)) return;
+  press(Number(held.dataset.chip ?? held.dataset.grip));
 }
 
 function onKey(event) {
