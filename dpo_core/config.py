@@ -43,6 +43,9 @@ class RoundSettings(Section):
 
     comparisons: int = Field(40, ge=2, description="Comparisons a round asks for before it can be trained on.")
     comparisons_per_pair: int = Field(1, ge=1, description="How many annotators judge a pair; see overlap below.")
+    completions_per_prompt: int = Field(
+        2, ge=2, le=6, description="2: pairs to compare; 3 to 6: so many completions, to be ranked on one screen."
+    )
     spare_pairs: float = Field(0.25, ge=0, le=2, description="Pairs beyond the target, as a share, for skips.")
     held_out_share: float = Field(
         0.2, ge=0, le=0.9, description="Share of prompts never trained on, to judge with. Fixed when prompts come in."
@@ -64,7 +67,7 @@ class LabelSettings(Section):
         ["Cannot tell", "Outside what I know", "Something is broken"], description="Why a pair is skipped; []: unasked."
     )
     lengths: bool = Field(False, description="Show how long each completion is. Most people then prefer longer ones.")
-    daily_goal: int = Field(0, ge=0, description="Comparisons a day that each annotator aims for; 0: no goal.")
+    daily_goal: int = Field(0, ge=0, description="Comparisons (or rankings) a day to aim for; 0: no goal.")
 
     @field_validator("criteria", "tags", "flags", "skip_reasons")
     @classmethod
@@ -90,7 +93,9 @@ class QueueSettings(Section):
     )
     repeat_after: int = Field(20, ge=1, description="Pairs that somebody judges before one of theirs is repeated.")
     calibration: int = Field(0, ge=0, description="Gold pairs shown to newcomers first, with the answer and its note.")
-    daily_quota: int = Field(0, ge=0, description="Comparisons for one annotator in a day (UTC); 0: any number.")
+    daily_quota: int = Field(
+        0, ge=0, description="Comparisons (or rankings) for one annotator in a day (UTC); 0: any number."
+    )
 
     @model_validator(mode="after")
     def most_is_new(self) -> QueueSettings:
@@ -106,7 +111,7 @@ class SamplingSettings(Section):
     temperature: float = Field(1.0, gt=0, le=5, description="Above 1: more variety; below: safer text.")
     top_p: float = Field(0.95, gt=0, le=1, description="Sample from the likeliest tokens that add up to this.")
     max_new_tokens: int = Field(200, ge=1, description="Longest completion, in tokens.")
-    batch_size: int = Field(8, ge=1, description="Prompts written for at once (two completions each).")
+    batch_size: int = Field(8, ge=1, description="Prompts written for at once, each with all its completions.")
     attempts: int = Field(4, ge=1, description="How often an empty or identical completion is drawn again.")
     seed: int = Field(0, ge=0, description="Every draw follows from it.")
 

@@ -27,7 +27,7 @@ from dpo_core.errors import RunError
 from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.progress import note_in_log
-from dpo_core.queueing import per_pair
+from dpo_core.queueing import prompts_for, prompts_wanted
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
 from dpo_core.sweep import read_sweep
 from dpo_core.workspace import Workspace
@@ -190,13 +190,8 @@ def _start_round(session: Session, workspace: Workspace, by: str, comparisons: i
     assert checkpoint.id is not None
     target = comparisons or workspace.settings.round.comparisons
     opened = add_round(session=session, checkpoint_id=checkpoint.id, target=target)
-    _queue_sampling(session, workspace, opened, checkpoint, _pairs_wanted(workspace, target), by)
+    _queue_sampling(session, workspace, opened, checkpoint, prompts_wanted(workspace.settings, target), by)
     return opened
-
-
-def _pairs_wanted(workspace: Workspace, comparisons: int) -> int:
-    settings = workspace.settings.round
-    return max(1, round(comparisons / per_pair(workspace.settings) * (1 + settings.spare_pairs)))
 
 
 def _queue_sampling(
@@ -214,19 +209,21 @@ def _queue_sampling(
         raise RunError("There are no prompts to write completions for. `pairloop import` brings some in.")
     assert current.id is not None
     first = count_pairs(session=session, round_id=current.id)["pairs"]
+    per_prompt = settings.round.completions_per_prompt
     details = {
         "checkpoint": checkpoint.name,
         "prompt_ids": [prompt.id for prompt in prompts],
         "first_position": first,
         "wanted": settings.round.comparisons_per_pair,
         "overlap": settings.queue.overlap,
+        **({"per_prompt": per_prompt} if per_prompt != 2 else {}),
         "sampling": settings.sampling.model_dump() | {"seed": settings.sampling.seed + 1000 * current.number + first},
     }
     return queue_run(session=session, kind=RunKind.SAMPLE, settings=details, requested_by=by, round_id=current.id)
 
 
 def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
-    """Queue more pairs for the open round.
+    """Queue more pairs for the open round; where completions are ranked, as many as come to these or a few more.
 
     Raises RunError without one and for one on imports, StateError while it is being sampled.
     """
@@ -235,7 +232,7 @@ def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
         if is_on_imports(session, current):
             raise RunError(f"Round {current.number} is for imported comparisons and asks for none. Train on them.")
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
-        return _queue_sampling(session, workspace, current, checkpoint, pairs, by)
+        return _queue_sampling(session, workspace, current, checkpoint, prompts_for(workspace.settings, pairs), by)
 
 
 def _open_round(session: Session) -> Round:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from typing import Any
 
 from sqlmodel import Session
@@ -23,6 +24,7 @@ from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_
 from store.queue_rules import QueueRules, is_done_for_today
 from store.round_work import WorkDone
 from store.rounds import latest_round, pause_round, resume_round
+from store.slates import comparisons_in
 
 SHOWN = 10  # pairs at the head of the queue
 
@@ -43,6 +45,17 @@ def queue_rules(settings: Settings) -> QueueRules:
 def per_pair(settings: Settings) -> float:
     """How many comparisons a round's pairs ask for, on average."""
     return 1 + settings.queue.overlap * (settings.round.comparisons_per_pair - 1)
+
+
+def prompts_wanted(settings: Settings, comparisons: int) -> int:
+    """For how many prompts to write, so that a round comes to so many comparisons, with some to spare."""
+    pairs = comparisons / per_pair(settings) * (1 + settings.round.spare_pairs)
+    return max(1, round(pairs)) if settings.round.completions_per_prompt == 2 else prompts_for(settings, pairs)
+
+
+def prompts_for(settings: Settings, pairs: float) -> int:
+    """How many prompts have so many pairs, at least: each has one for each two of its completions."""
+    return max(1, ceil(pairs / comparisons_in(settings.round.completions_per_prompt)))
 
 
 def comparisons_wanted(run_settings: dict[str, Any], completions: Sequence[Completion]) -> int:

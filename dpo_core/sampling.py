@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from sqlmodel import Session, select
+from sqlmodel import Session, col, func, select
 from transformers import PreTrainedModel
 
 from dpo_core.config import SamplingSettings
@@ -30,11 +30,12 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
 from store.hashing import content_hash, text_hash
-from store.models import Checkpoint, Completion, Round, RoundStatus, Run
+from store.models import Checkpoint, Completion, Pair, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair
 from store.prompts import Message, prompts_by_id
 from store.rounds import set_round_status
 from store.runs import check_run_held, finish_run
+from store.slates import add_slate
 
 log = logging.getLogger("pairloop")
 FIRST_BATCH = 2  # prompts: whoever waits for the round sees a pair as soon as these are written
@@ -197,6 +198,7 @@ class _Tally:
 def sample_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a sample run: write two completions of each of its prompts and queue them as pairs.
 
+    Three or more, where the run asks for so many, are queued as a slate, to be ranked together.
     Every batch is one transaction, so that a run that stops leaves whole pairs, and goes on after them when resumed.
     Ends with the round open for comparing. Raises RunError where no pair could be made, ModelError, RunCancelled,
     LostRunError.
@@ -247,7 +249,9 @@ def _write_pairs(
 
     for batch in _batches(fitting, lengths, settings.batch_size):
         prompts = [entry.messages for entry in batch]
-        written = sample_completions(model, tokenizer, prompts, settings, seed=settings.seed, on_step=on_step)
+        written = sample_completions(
+            model, tokenizer, prompts, settings, per_prompt=_per_prompt(run), seed=settings.seed, on_step=on_step
+        )
         _save(workspace, run, batch, written)
         _count(tally, written)
         progress.report("sample", tally.handled, total, {"tokens_per_second": round(tally.tokens / tally.seconds, 1)})
@@ -284,18 +288,23 @@ def _save(
         checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
         assert checkpoint.id is not None
         for entry, completions in zip(batch, written, strict=True):
-            if len(completions) == 2:
-                _save_pair(session, run, checkpoint.id, entry, completions)
+            if len(completions) > 1:  # fewer than were asked for can still be told apart
+                _save_together(session, run, checkpoint.id, entry, completions)
 
 
-def _save_pair(
+def _per_prompt(run: Run) -> int:
+    return int(run.settings.get("per_prompt", 2))
+
+
+def _save_together(
     session: Session, run: Run, checkpoint_id: int, entry: _Question, completions: Sequence[NewCompletion]
 ) -> None:
     saved = [
         add_completion(session=session, prompt_id=entry.prompt_id, new=new, checkpoint_id=checkpoint_id, run_id=run.id)
         for new in completions
     ]
-    add_pair(
+    add = add_pair if len(saved) == 2 else add_slate
+    add(
         session=session,
         prompt_id=entry.prompt_id,
         completions=saved,
@@ -316,7 +325,7 @@ def _finish(workspace: Workspace, run: Run, tally: _Tally) -> None:
     assert run.id is not None and run.round_id is not None
     with writing(workspace.engine) as session:
         check_run_held(session=session, run_id=run.id, attempt=run.attempt)
-        pairs = len(set(session.exec(select(Completion.prompt_id).where(Completion.run_id == run.id))))
+        pairs = _count_pairs_of(session, run)
         if not pairs:
             raise RunError(_no_pairs(tally))
         if session.get_one(Round, run.round_id).status == RoundStatus.SAMPLING:
@@ -328,8 +337,15 @@ def _finish(workspace: Workspace, run: Run, tally: _Tally) -> None:
             "tokens": tally.tokens,  # of this attempt, as are the seconds
             "seconds": round(tally.seconds, 1),
         }
+        if _per_prompt(run) > 2:
+            result["prompts"] = len(set(session.exec(select(Completion.prompt_id).where(Completion.run_id == run.id))))
         finish_run(session=session, run_id=run.id, attempt=run.attempt, result=result)
     log.info("sample: %s", result)
+
+
+def _count_pairs_of(session: Session, run: Run) -> int:
+    of_run = select(func.count()).select_from(Pair).join(Completion, col(Completion.id) == Pair.completion_a_id)
+    return session.exec(of_run.where(Completion.run_id == run.id)).one()
 
 
 def _no_pairs(tally: _Tally) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.stats import binomtest
+from sqlmodel import Session
 
 from dpo_core.carry_out import carry_out_here
 from dpo_core.errors import RunError
@@ -29,6 +30,8 @@ from store.hashing import text_hash
 from store.models import Checkpoint, Decision, Prompt, Role, Round, Run, RunStatus
 from store.pairs import ShownPair, next_pair
 from store.prompts import Message, all_prompts
+from store.rankings import record_ranking
+from store.slates import shown_slate
 
 Taste = Callable[[str, str], float]
 TRUTH_PROMPTS = 100  # fresh duels against the base, for each checkpoint
@@ -51,6 +54,17 @@ class Persona:
         prompt = prompt_text(shown.messages)
         left, right = self.taste(prompt, shown.left), self.taste(prompt, shown.right)
         return Choice.TIE if left == right else Choice.LEFT if left > right else Choice.RIGHT
+
+    def rank(self, messages: Sequence[Message], texts: Sequence[str], draw: random.Random) -> list[list[int]]:
+        """Tiers of positions on the screen, the best first; equal scores share one. Noise and bias as for a pair."""
+        if draw.random() < self.left_bias:
+            return [[position] for position in range(len(texts))]
+        if draw.random() < self.noise:
+            return [[position] for position in draw.sample(range(len(texts)), len(texts))]
+        prompt = prompt_text(messages)
+        scores = [self.taste(prompt, text) for text in texts]
+        best_first = sorted(set(scores), reverse=True)
+        return [[position for position, score in enumerate(scores) if score == tier] for tier in best_first]
 
 
 @dataclass(frozen=True)
@@ -154,11 +168,20 @@ def _compare(
                 return
             shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id)
             if shown is not None:
-                choice = persona.choose(shown, draw)
-                record_comparison(session=session, pair_id=shown.pair_id, annotator_id=annotator_id, choice=choice)
+                _judge(session, shown, annotator_id, persona, draw)
         if shown is None:
             missing = opened.target - state.comparisons["done"]
             _carry_out(workspace, sample_more(workspace, pairs=missing, by="simulate"), listener)
+
+
+def _judge(session: Session, shown: ShownPair, annotator_id: int, persona: Persona, draw: random.Random) -> None:
+    if shown.slate_id is None:
+        choice = persona.choose(shown, draw)
+        record_comparison(session=session, pair_id=shown.pair_id, annotator_id=annotator_id, choice=choice)
+        return
+    slate = shown_slate(session=session, slate_id=shown.slate_id, annotator_id=annotator_id)
+    tiers = persona.rank(shown.messages, slate.texts, draw)
+    record_ranking(session=session, slate_id=slate.slate_id, annotator_id=annotator_id, tiers=tiers)
 
 
 def _report(workspace: Workspace, opened: Round, truth: Truth) -> RoundReport:

@@ -16,6 +16,7 @@ from store.holds import release_hold, take_hold
 from store.measuring import opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import LockedPair, left_side, lock_pair, recount_open_slots
+from store.ranking_tables import Ranking
 from store.roles import person_of
 from store.round_work import count_verdict
 
@@ -125,9 +126,7 @@ def _verdict(choice: Choice, left: str) -> Verdict:
 
 
 def _choice(session: Session, annotator_id: int, choice: Choice | str) -> Choice:
-    if person_of(session) not in (None, annotator_id):
-        raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
-    _require_active(session, annotator_id)
+    require_comparing(session=session, annotator_id=annotator_id)
     try:
         return Choice(choice)
     except ValueError:
@@ -135,6 +134,13 @@ def _choice(session: Session, annotator_id: int, choice: Choice | str) -> Choice
 
 
 _MAY_COMPARE = sa.select(col(Annotator.active)).where(col(Annotator.id) == sa.bindparam("annotator_id"))
+
+
+def require_comparing(*, session: Session, annotator_id: int) -> None:
+    """Raise NotAllowedError in somebody else's name, PairChangedError for one who may not compare any more."""
+    if person_of(session) not in (None, annotator_id):
+        raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
+    _require_active(session, annotator_id)
 
 
 def _require_active(session: Session, annotator_id: int) -> None:
@@ -166,7 +172,8 @@ _LATEST = (
     .limit(UNDO_WINDOW)
     .subquery()
 )
-_IN_ROUND = (col(Pair.round_id) == sa.bindparam("round_id")) & col(Pair.purpose).in_((*COUNTED, *MEASURING))
+_ASKED = col(Pair.purpose).in_((*COUNTED, *MEASURING)) & col(Pair.follows).is_(None)
+_IN_ROUND = (col(Pair.round_id) == sa.bindparam("round_id")) & _ASKED
 _GOLD_MEANWHILE = (col(Pair.purpose) == Purpose.GOLD) & (_LATEST.c.created_at >= opened_at(sa.bindparam("round_id")))
 _LAST = (
     sa.select(_LATEST.c.id, _LATEST.c.pair_id)
@@ -180,14 +187,15 @@ _LAST = (
 def last_verdict(*, session: Session, annotator_id: int, round_id: int) -> tuple[int, int] | None:
     """Which verdict an undo would take back, and its pair: this annotator's latest standing one in the round, if any.
 
-    One on a gold pair, which is of no round, is if it was given since the round opened.
+    Of a ranking's, the one that stands for it. One on a gold pair, which is of no round, is if it was given since the
+    round opened.
     """
     row = session.execute(_LAST, {"annotator_id": annotator_id, "round_id": round_id}).first()
     return None if row is None else (row[0], row[1])
 
 
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
-    """Take back a verdict of this annotator's, and hold its pair for them.
+    """Take back a verdict of this annotator's, and hold its pair for them; the whole ranking, if it came of one.
 
     None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
@@ -198,13 +206,35 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
         return None
     _require_active(session, annotator_id)
     pair = lock_pair(session=session, pair_id=undone.pair_id)
+    asked = pair.id if pair.follows is None else lock_pair(session=session, pair_id=pair.follows).id
     session.refresh(undone)
     if undone.superseded_at is not None:
         return None
-    _supersede(session, undone, pair)
-    recount_open_slots(session=session, pair_id=undone.pair_id)
-    take_hold(session=session, pair_id=undone.pair_id, annotator_id=annotator_id)
+    if undone.ranking_id is None:
+        _supersede(session, undone, pair)
+    else:
+        supersede_ranking(session=session, ranking_id=undone.ranking_id)
+    recount_open_slots(session=session, pair_id=asked)
+    take_hold(session=session, pair_id=asked, annotator_id=annotator_id)
     return undone
+
+
+def supersede_ranking(*, session: Session, ranking_id: int) -> None:
+    """Let a ranking stand no more, nor any comparison that came of it."""
+    ended = now()
+    of_it = (
+        select(Comparison, Pair)
+        .join(Pair, col(Pair.id) == Comparison.pair_id)
+        .where(Comparison.ranking_id == ranking_id, col(Comparison.superseded_at).is_(None))
+    )
+    said = session.exec(of_it).all()
+    rows: list[Ranking | Comparison] = [session.get_one(Ranking, ranking_id), *(each for each, _ in said)]
+    for row in rows:
+        row.superseded_at = ended
+        session.add(row)
+    session.flush()
+    for each, pair in said:
+        count_verdict(session=session, said=each, purpose=pair.purpose, round_id=pair.round_id, by=-1)
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
@@ -235,7 +265,8 @@ def comparisons_since(
 ) -> list[Comparison]:
     """This annotator's standing verdicts of a round from this moment on, in the order of their pairs' first one.
 
-    Of their latest `most` rows, so that it costs the same whatever they did in all.
+    A ranking is one of them, by the verdict that stands for it: it was one piece of work. Of their latest `most` rows,
+    so that it costs the same whatever they did in all.
     """
     latest = (
         select(Comparison.id, Comparison.pair_id, Comparison.created_at)
@@ -260,6 +291,7 @@ def comparisons_since(
             ~col(Comparison.adjudicates),
             (Pair.round_id == round_id) | (Pair.purpose == Purpose.GOLD),
             col(Pair.purpose).in_((*COUNTED, *MEASURING)),
+            col(Pair.follows).is_(None),
         )
         .order_by(first.c.first)
     )

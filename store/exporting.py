@@ -56,6 +56,8 @@ FIELDS = {
 SOMETIMES = {
     "adjudicated": ("bool", "whether a researcher decided, whatever the votes"),
     "confidence": ("float64", "the chance that `chosen` is the better one, from how reliable its annotators are"),
+    "ranking": ("string", "where they were ranked among several: names these, the same in all rows that came of it"),
+    "ranked_together": ("int64", "how many were ranked together"),
 }
 COLUMNS = FIELDS | SOMETIMES
 
@@ -236,6 +238,8 @@ def _what_it_is(report: ExportReport) -> str:
 def _labeled(snapshot: Snapshot, rows: list[dict[str, Any]]) -> str:
     imported = sum(row["round"] is None for row in rows)
     several = sum(row["annotators"] > 1 for row in rows)
+    ranked = sum(row.get("ranking") is not None for row in rows)
+    together = f" {ranked} preferences come from rankings of several completions, two by two." if ranked else ""
     decided = sum(row.get("adjudicated", False) for row in rows)
     besides = f" For {decided} of them a researcher decided, whatever the votes." if decided else ""
     share = snapshot.manifest["filter"]["min_agreement"]
@@ -244,8 +248,8 @@ def _labeled(snapshot: Snapshot, rows: list[dict[str, Any]]) -> str:
         f"{snapshot.manifest['used']} comparisons; {several} were compared by more than one annotator. {imported} were "
         "imported with the verdict their source gave; the others were compared in pairloop, which does not show what "
         "wrote which. Where several compared, the majority decides, if at least "
-        f"{share:.0%} of the votes, ties among them, are for `chosen`.{besides} Prompts of the test split were held "
-        "out, by their hash: no comparison on them is trained on."
+        f"{share:.0%} of the votes, ties among them, are for `chosen`.{besides}{together} Prompts of the test split "
+        "were held out, by their hash: no comparison on them is trained on."
     )
 
 

@@ -20,10 +20,12 @@ from sqlalchemy import exc
 from sqlmodel import Session, func, select
 
 from store.bulk_adding import Origin, Plan, Progress, plan_gold, plan_preferences, plan_prompts
+from store.bulk_rankings import plan_rankings
 from store.database import reading, writing_staged
 from store.errors import ColumnsError, ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
+from store.ranking_shapes import looks_like_rankings, read_ranking
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
 from store.roles import require_researcher
 from store.row_shapes import Unusable, looks_like_preferences, read_gold, read_preference, read_prompt
@@ -39,12 +41,17 @@ class Kind(StrEnum):
 
     PROMPTS = "prompts"
     PREFERENCES = "preferences"
+    RANKINGS = "rankings"
     GOLD = "gold"
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of a file's rows: each is added, a duplicate, a contradiction or skipped (with why)."""
+    """What became of a file's rows: each is added, a duplicate, a contradiction or skipped (with why).
+
+    Of rankings each two texts are one comparison that is added, a duplicate or a contradiction, and it is texts as well
+    as rows that are skipped.
+    """
 
     kind: Kind
     file_name: str
@@ -53,6 +60,7 @@ class ImportReport:
     prompts_added: int = 0
     held_out: int = 0  # of the prompts added
     comparisons_added: int = 0
+    rankings_added: int = 0
     gold_added: int = 0
     duplicates: int = 0
     contradictions: int = 0  # the same two completions, the other way round: the first one stands
@@ -69,9 +77,17 @@ class ImportReport:
         added = f"{counted(self.prompts_added, 'new prompt')} ({self.held_out} held out)"
         if self.kind == Kind.PREFERENCES:
             added = f"{counted(self.comparisons_added, 'comparison')} and {added}"
+        elif self.kind == Kind.RANKINGS:
+            rankings, comparisons = (
+                counted(self.rankings_added, "ranking"),
+                counted(self.comparisons_added, "comparison"),
+            )
+            added = f"{rankings}, which come to {comparisons}, and {added}"
         elif self.kind == Kind.GOLD:
             added = counted(self.gold_added, "gold pair")
-        apart = {"known already": self.duplicates, "contradicting an earlier row": self.contradictions} | self.skipped
+        of = "comparisons " * (self.kind == Kind.RANKINGS)
+        before = {f"{of}known already": self.duplicates, f"{of}contradicting an earlier row": self.contradictions}
+        apart = before | self.skipped
         left_out = ", ".join(f"{reason} ({count})" for reason, count in apart.items() if count)
         joined = f" In {counted(self.joined_turns, 'row')}, consecutive turns of one speaker were joined." * bool(
             self.joined_turns
@@ -88,11 +104,16 @@ def import_file(
     source: str | None = None,
     on_progress: Progress | None = None,
 ) -> ImportReport:
-    """Add what is new of a file: prompts or preferences, as `kind` says or else the columns of its first row.
+    """Add what is new of a file: prompts, preferences or rankings, as `kind` says or else the columns of its first row.
 
-    Otherwise as `import_prompts`, `import_preferences` and `import_gold`, and with their errors.
+    Otherwise as `import_prompts`, `import_preferences`, `import_rankings` and `import_gold`, and with their errors.
     """
-    ways = {Kind.PROMPTS: import_prompts, Kind.PREFERENCES: import_preferences, Kind.GOLD: import_gold}
+    ways = {
+        Kind.PROMPTS: import_prompts,
+        Kind.PREFERENCES: import_preferences,
+        Kind.RANKINGS: import_rankings,
+        Kind.GOLD: import_gold,
+    }
     bring_in = ways[kind or _kind_of(path)]
     return bring_in(engine=engine, path=path, held_out_share=held_out_share, source=source, on_progress=on_progress)
 
@@ -100,7 +121,9 @@ def import_file(
 def _kind_of(path: Path) -> Kind:
     first = next((row for row in read_rows(path) if isinstance(row, SourceRow)), None)
     # Where no row can be read, reading them as either kind will say why.
-    return Kind.PREFERENCES if first is not None and looks_like_preferences(first.values) else Kind.PROMPTS
+    if first is not None and looks_like_preferences(first.values):
+        return Kind.PREFERENCES
+    return Kind.RANKINGS if first is not None and looks_like_rankings(first.values) else Kind.PROMPTS
 
 
 def import_prompts(
@@ -145,6 +168,30 @@ def import_preferences(
     work.shapes = {preference.shape for preference in found}
     own = source is not None
     return work.write(lambda session: plan_preferences(session, work.origin, found, own_opinion=own))
+
+
+def import_rankings(
+    *,
+    engine: sa.Engine,
+    path: Path,
+    held_out_share: float,
+    source: str | None = None,
+    on_progress: Progress | None = None,
+) -> ImportReport:
+    """Add a file's rankings, those that are new, each with the comparisons that it comes to, by `import:<source>`.
+
+    What was said of two of the texts before stands, as with `import_preferences`: that comparison is left out.
+    Raises ImportFileError, with nothing imported, if any line is not a ranking; StateError for a retracted source.
+    """
+    work = _start(Kind.RANKINGS, engine, path, held_out_share, source, on_progress)
+    before = work.seen_before()
+    if before is not None:
+        return before
+    found = work.read(read_ranking)
+    work.shapes = {ranking.shape for ranking in found}
+    work.skipped.update(reason for ranking in found for reason in ranking.left_out)
+    own = source is not None
+    return work.write(lambda session: plan_rankings(session, work.origin, found, own_opinion=own))
 
 
 def import_gold(

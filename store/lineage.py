@@ -12,7 +12,9 @@ from store.errors import UnknownRecordError
 from store.hashing import text_hash
 from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round, Snapshot
 from store.pairs import get_pair
+from store.ranking_tables import Ranking
 from store.roles import require_researcher
+from store.slates import slate_completions
 from store.snapshots import list_snapshots
 
 
@@ -28,7 +30,8 @@ class Said:
 class Lineage:
     """All that is known of one comparison's pair. `history`: every verdict on it by anybody, oldest first.
 
-    `makers`: the checkpoints that wrote `a` and `b`; none for imported texts and rewrites.
+    `makers`: the checkpoints that wrote `a` and `b`; none for imported texts and rewrites. `ranking`: what the
+    comparison came of; `ranked`: all that it ranked, by their places. None where the two were compared by themselves.
     """
 
     comparison: Comparison
@@ -39,6 +42,8 @@ class Lineage:
     makers: dict[str, Checkpoint | None]
     round: Round | None
     history: list[Said]
+    ranking: Ranking | None
+    ranked: list[Completion]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def trace_comparison(*, session: Session, comparison_id: int) -> Lineage:
     pair, prompt = get_pair(session=session, pair_id=comparison.pair_id)
     sides = {"a": pair.completion_a_id, "b": pair.completion_b_id}
     completions = {side: session.get_one(Completion, number) for side, number in sides.items()}
+    ranking = session.get(Ranking, comparison.ranking_id) if comparison.ranking_id else None
     return Lineage(
         comparison=comparison,
         annotator=session.get_one(Annotator, comparison.annotator_id),
@@ -73,6 +79,8 @@ def trace_comparison(*, session: Session, comparison_id: int) -> Lineage:
         makers={side: _maker(session, written) for side, written in completions.items()},
         round=session.get(Round, pair.round_id) if pair.round_id else None,
         history=_history(session, comparison.pair_id),
+        ranking=ranking,
+        ranked=slate_completions(session=session, slate_id=ranking.slate_id) if ranking else [],
     )
 
 

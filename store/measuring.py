@@ -90,7 +90,10 @@ def _repeat(session: Session, round_id: int, annotator_id: int, rules: QueueRule
 
 
 def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) -> list[int | None]:
-    """Pairs of the round that this annotator judged before the latest `after` others, and was not asked again."""
+    """Pairs of the round that this annotator judged before the latest `after` others, and was not asked again.
+
+    Not those of rankings: two of several texts, without the others, would be another question.
+    """
     repeated = sa.select(_AGAIN.id).where(_AGAIN.repeats == col(Pair.id), _AGAIN.asked_of == annotator_id)
     latest = (
         sa.select(col(Comparison.pair_id))
@@ -101,6 +104,7 @@ def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) ->
             col(Comparison.verdict) != Verdict.SKIP,
             ~col(Comparison.adjudicates),
             col(Pair.purpose).in_(COUNTED),
+            col(Pair.slate_id).is_(None),
         )
         .order_by(col(Comparison.id).desc())
         .offset(after)

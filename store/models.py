@@ -7,6 +7,7 @@ References go one way, so that rows can be written in order and the schema has n
     Pair, Annotator <- Hold;  Round, Annotator <- QueueMark, RoundWork;
     Guidelines <- Comparison;  Annotator <- GuidelinesRead.
     Account, Invite, Login (access_tables.py) -> Annotator
+    Slate, Ranking (ranking_tables.py): completions ranked together;  Pair -> Slate, Comparison -> Ranking
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
 comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
@@ -297,6 +298,9 @@ class Pair(SQLModel, table=True):
     that it was made of. A `repeat` asks `asked_of` alone, in the same round, a second time about the pair that it
     `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides. A
     `rewrite` `repeats` the pair on which it was written.
+
+    Pairs of a slate, whose completions are ranked together, have its `slate_id`. The first stands in the queue for all
+    of them; each of the others `follows` it, and is never asked by itself.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -313,6 +317,8 @@ class Pair(SQLModel, table=True):
     note: str | None = None
     repeats: int | None = Field(default=None, foreign_key="pair.id")
     asked_of: int | None = Field(default=None, foreign_key="annotator.id")
+    slate_id: int | None = Field(default=None, foreign_key="slate.id", index=True)
+    follows: int | None = Field(default=None, foreign_key="pair.id")
     created_at: datetime = moment()
     __table_args__ = (
         _one_of("purpose", Purpose),
@@ -392,7 +398,8 @@ class Comparison(SQLModel, table=True):
 
     `strength`: 1 slightly, 2 clearly, 3 much better. `criteria`: for each criterion "a", "b" or "tie". `flags`: what is
     wrong with "a" and with "b". `seconds`: how long the pair was looked at. A verdict that `adjudicates` decides for
-    its pair, whatever the others said. `guidelines_id`: the guidelines in force at that moment.
+    its pair, whatever the others said. `guidelines_id`: the guidelines in force at that moment. What came of a
+    `ranking_id` has neither sides nor seconds of its own.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -408,6 +415,7 @@ class Comparison(SQLModel, table=True):
     seconds: float | None = None
     left_side: str | None = None
     guidelines_id: int | None = Field(default=None, foreign_key="guidelines.id")
+    ranking_id: int | None = Field(default=None, foreign_key="ranking.id", index=True)
     created_at: datetime = moment()
     superseded_at: datetime | None = maybe_moment()
     __table_args__ = (

@@ -58,6 +58,7 @@ class ShownPair:
     right: str
     left_side: str  # which completion, "a" or "b", stands left for this annotator
     round_id: int | None
+    slate_id: int | None = None  # where it stands for completions that are ranked together
 
 
 def left_side(*, side_seed: int, annotator_id: int) -> str:
@@ -108,10 +109,13 @@ def add_pair(
     purpose: Purpose = Purpose.TRAIN,
     position: int = 0,
     wanted: int = 1,
+    slate_id: int | None = None,
+    follows: int | None = None,
 ) -> Pair:
     """Write a pair of two completions, in the order given as `a` and `b`.
 
-    `wanted` is how many comparisons it asks for (0: none, for pairs that came in with their verdicts).
+    `wanted` is how many comparisons it asks for (0: none, for pairs that came in with their verdicts, or that follow
+    another of their slate). Slates are written by `slates.add_slate`.
     Raises StoreError where the two are the same text or belong to another prompt.
     """
     first, second = completions
@@ -131,6 +135,8 @@ def add_pair(
         position=position,
         wanted=wanted,
         open_slots=wanted,
+        slate_id=slate_id,
+        follows=follows,
     )
     session.add(pair)
     session.flush()
@@ -235,7 +241,9 @@ _WANTING = _WANTING.with_for_update(skip_locked=True)  # PostgreSQL: two annotat
 _START = -(2**31)
 _A, _B = aliased(Completion), aliased(Completion)
 _SHOWN = (
-    sa.select(col(Pair.side_seed), col(Pair.round_id), col(Prompt.messages), col(_A.text), col(_B.text))
+    sa.select(
+        *(col(Pair.side_seed), col(Pair.round_id), col(Pair.slate_id), col(Prompt.messages), col(_A.text), col(_B.text))
+    )
     .join(Prompt, col(Prompt.id) == col(Pair.prompt_id))
     .join(_A, col(_A.id) == col(Pair.completion_a_id))
     .join(_B, col(_B.id) == col(Pair.completion_b_id))
@@ -260,10 +268,10 @@ def shown_pair(*, session: Session, pair_id: int, annotator_id: int) -> ShownPai
     row = session.execute(_SHOWN, {"pair_id": pair_id}).first()
     if row is None:
         raise UnknownRecordError(f"There is no pair {pair_id}.")
-    side_seed, round_id, messages, *both = row
+    side_seed, round_id, slate_id, messages, *both = row
     side = left_side(side_seed=side_seed, annotator_id=annotator_id)
     left, right = both if side == "a" else reversed(both)
-    return ShownPair(pair_id, messages, left, right, side, round_id)
+    return ShownPair(pair_id, messages, left, right, side, round_id, slate_id)
 
 
 def get_pair(*, session: Session, pair_id: int) -> tuple[Pair, Prompt]:
@@ -281,10 +289,11 @@ class LockedPair(NamedTuple):
     side_seed: int
     purpose: str
     round_id: int | None
+    follows: int | None
 
 
 _LOCKED = (
-    sa.select(col(Pair.id), col(Pair.side_seed), col(Pair.purpose), col(Pair.round_id))
+    sa.select(*(col(Pair.id), col(Pair.side_seed), col(Pair.purpose), col(Pair.round_id), col(Pair.follows)))
     .where(col(Pair.id) == sa.bindparam("pair_id"))
     .with_for_update()
 )
@@ -335,6 +344,7 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
     """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
 
+    All pairs of a slate are among the first; of those that are open, only the one which stands in the queue for it.
     `round_id` None: those that were imported. Gold pairs, repeats and rewrites are not among them.
     """
     pairs, open_pairs = session.exec(

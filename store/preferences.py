@@ -10,6 +10,7 @@ The rules, for the votes (verdicts other than skip) on two texts:
   is `min_agreement` or more. Ties on held-out prompts are dropped as ever: there is nothing to judge by them;
 - where somebody adjudicated, that verdict alone decides, the latest where there are several, whatever the others said
   and `min_agreement` asks for. Agreement is still that of all votes. A tie, both-bad or skip drops the two texts;
+- a vote that came of a ranking is a vote like any other; the preference says which texts were ranked together;
 - with `confidence`, each preference has the chance that it is right, from how reliable its annotators are
   (reliability.py). Who is reliable is told from all that the filter's rounds hold: duels, gold pairs, repeats as well.
   The majority still chooses: where that is no more likely right than wrong, it counts as too little agreement.
@@ -42,6 +43,7 @@ from store.models import (
     Verdict,
 )
 from store.prompts import Message
+from store.ranking_tables import Ranking, Slate
 from store.reliability import KNOWN, Reliability, Vote, fit_reliability
 from store.rounds import get_round
 
@@ -122,6 +124,8 @@ class Preference:
     tie: bool = False
     adjudicated: bool = False  # decided by one verdict, whatever the votes
     confidence: float | None = None  # the chance that `chosen` is the better one; None where nobody asked
+    ranking: str | None = None  # names the texts that were ranked together, where a vote came of a ranking
+    ranked_together: int | None = None  # how many these were
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class _Said:
     adjudicates: bool
     moment: datetime
     gold: str | None
+    slate: str | None  # names the completions that were ranked together, where this came of a ranking
+    slate_size: int | None
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ class _Poll:
     contents: list[_PairContent] = field(default_factory=list)
     votes: list[tuple[str, str]] = field(default_factory=list)  # (annotator, chosen text's hash, or tie / both_bad)
     rulings: list[tuple[datetime, str, str]] = field(default_factory=list)  # (when, annotator, as in votes, or skip)
+    slates: set[tuple[str, int]] = field(default_factory=set)  # what was ranked together, where votes came of rankings
 
     @property
     def ruling(self) -> str | None:
@@ -230,10 +237,14 @@ def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
             col(Comparison.adjudicates),
             col(Comparison.created_at),
             col(Pair.gold_verdict),
+            col(Slate.content_hash),
+            col(Slate.size),
         )
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
         .outerjoin(Round, col(Round.id) == col(Pair.round_id))
+        .outerjoin(Ranking, col(Ranking.id) == col(Comparison.ranking_id))
+        .outerjoin(Slate, col(Slate.id) == col(Ranking.slate_id))
         .where(col(Comparison.superseded_at).is_(None), _rounds_asked_for(filter))
     )
     return [_Said(*row) for row in session.execute(query)]
@@ -314,6 +325,8 @@ def _gathered(said: Iterable[_Said], contents: dict[int, _PairContent]) -> list[
             poll.rulings.append((one.moment, one.annotator, content.named(one.verdict)))
         if one.verdict != Verdict.SKIP:
             poll.votes.append((one.annotator, content.named(one.verdict)))
+            if one.slate is not None and one.slate_size is not None:
+                poll.slates.add((one.slate, one.slate_size))
     return list(polls.values())
 
 
@@ -381,6 +394,7 @@ def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float, *, ti
     best = min((text for text in texts if text.hash == chosen), key=lambda text: text.source)
     other = min((text for text in texts if text.hash == rejected), key=lambda text: text.source)
     content = poll.contents[0]
+    slate, size = min(poll.slates, default=(None, None))  # of several the first in order, whatever their ids
     return Preference(
         prompt=content.messages,
         prompt_hash=content.prompt_hash,
@@ -394,4 +408,6 @@ def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float, *, ti
         round=min((each.round for each in poll.contents if each.round is not None), default=None),
         held_out=content.held_out,
         tie=tie,
+        ranking=slate,
+        ranked_together=size,
     )

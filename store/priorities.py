@@ -12,8 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from store.database import chunks
 from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
 from store.pairs import count_pairs, recount_open_slots
+from store.ranking_tables import Slate
 from store.roles import require_researcher
 
 
@@ -45,17 +47,28 @@ def ask_again(*, session: Session, round_id: int, below: float) -> list[int]:
     """Ask one annotator more about each pair of the round on which too few agree, and before all others.
 
     That is: a pair that has all its answers, two at least, of which less than the share `below` say the same. Those
-    agreed on least come first. Returns the pairs.
+    agreed on least come first. For pairs of a slate the one that stands for them is asked: it is ranked again as a
+    whole. Returns the pairs.
     """
     require_researcher(session=session, to="change the queue")
     answers = _answers(session, round_id)
     shares = {pair_id: max(said.values()) / said.total() for pair_id, said in answers.items() if said.total() > 1}
     doubtful = sorted((pair_id for pair_id in shares if shares[pair_id] < below), key=lambda each: (shares[each], each))
+    doubtful = [pair_id for pair_id in _asked_for(session, doubtful) if pair_id in answers]
     for pair_id in doubtful:
         session.execute(sa.update(Pair).where(col(Pair.id) == pair_id).values(wanted=answers[pair_id].total() + 1))
         recount_open_slots(session=session, pair_id=pair_id)
     put_first(session=session, round_id=round_id, pair_ids=doubtful)
     return doubtful
+
+
+def _asked_for(session: Session, pair_ids: Sequence[int]) -> list[int]:
+    """The pairs that stand in the queue for these, each once."""
+    following = select(Pair.id, Pair.follows).where(col(Pair.follows).is_not(None))
+    leaders: dict[int | None, int | None] = {}
+    for chunk in chunks(pair_ids):
+        leaders |= dict(session.exec(following.where(col(Pair.id).in_(chunk))).all())
+    return list(dict.fromkeys(leaders.get(pair_id) or pair_id for pair_id in pair_ids))
 
 
 def _answers(session: Session, round_id: int) -> dict[int, Counter[str]]:
@@ -97,10 +110,12 @@ def first_in_queue(*, session: Session, round_id: int, limit: int) -> list[tuple
 def count_queue(*, session: Session, round_id: int) -> dict[str, int]:
     """What the round's queue holds.
 
-    `pairs` and `open` as `count_pairs`; `slots`: the comparisons that those still want; `on_screen`: the pairs that
-    are being looked at.
+    `pairs` and `open` as `count_pairs`; `slots`: the comparisons that those still want, a ranking being one for each
+    two of its completions; `on_screen`: the pairs that are being looked at.
     """
-    slots = session.exec(select(sa.func.sum(Pair.open_slots)).where(Pair.round_id == round_id)).one() or 0
+    each = sa.func.coalesce(col(Slate.size) * (col(Slate.size) - 1) / sa.literal_column("2"), 1)
+    wanting = select(sa.func.sum(Pair.open_slots * each)).outerjoin(Slate, col(Slate.id) == Pair.slate_id)
+    slots = int(session.exec(wanting.where(Pair.round_id == round_id)).one() or 0)
     held = select(sa.func.count(sa.distinct(col(Hold.pair_id)))).join(Pair, col(Pair.id) == Hold.pair_id)
     on_screen = session.exec(held.where(Pair.round_id == round_id, Hold.until > now())).one()
     return count_pairs(session=session, round_id=round_id) | {"slots": slots, "on_screen": on_screen}

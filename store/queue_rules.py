@@ -17,7 +17,8 @@ class QueueRules:
 
     `gold` and `repeats` are shares of what each annotator is asked. A pair is repeated once its annotator has judged
     `repeat_after` others of the round since. `calibration`: how many gold pairs a newcomer is told the answer of.
-    `daily_quota`: comparisons that one annotator makes in a day (UTC), skips left out; 0: as many as they like.
+    `daily_quota`: comparisons that one annotator makes in a day (UTC), skips left out, a ranking counted once; 0: as
+    many as they like.
     """
 
     hold: timedelta = HOLD
@@ -40,6 +41,7 @@ def is_done_for_today(*, session: Session, annotator_id: int, rules: QueueRules)
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .where(
             col(Pair.purpose).in_((*COUNTED, *MEASURING)),  # practice is no work
+            col(Pair.follows).is_(None),
             Comparison.annotator_id == annotator_id,
             Comparison.verdict != Verdict.SKIP,
             col(Comparison.superseded_at).is_(None),

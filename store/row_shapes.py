@@ -80,7 +80,7 @@ def _prompt_value(values: dict[str, Any]) -> Any:
     if list(values) == ["text"]:  # by no other name: a misspelled column, or one of answers, would come in as prompts
         return values["text"]
     expected = "expected a column `prompt`, `messages` or `instruction`, or `text` alone"
-    raise ColumnsError(expected + _found(values, PROMPT_COLUMNS))
+    raise ColumnsError(expected + found_instead(values, PROMPT_COLUMNS))
 
 
 def _prompt_messages(value: Any) -> list[Message]:
@@ -104,7 +104,7 @@ def read_preference(values: dict[str, Any]) -> ReadPreference | Unusable:
     """The preference a row holds. Raises StoreError if it holds none."""
     if "chosen" not in values or "rejected" not in values:
         expected = "expected columns `chosen` and `rejected`, with or without `prompt`"
-        raise ColumnsError(expected + _found(values, PREFERENCE_COLUMNS))
+        raise ColumnsError(expected + found_instead(values, PREFERENCE_COLUMNS))
     prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         return _from_texts(prompt, chosen, rejected)
@@ -122,7 +122,7 @@ def read_gold(values: dict[str, Any]) -> ReadGold | Unusable:
     return read if isinstance(read, Unusable) else ReadGold(read, notes[0].strip() or None if notes else None)
 
 
-def _found(values: dict[str, Any], wanted: Sequence[str]) -> str:
+def found_instead(values: dict[str, Any], wanted: Sequence[str]) -> str:
     """What a row has instead, and which name was probably meant: ", found `promt`. Is `promt` meant for `prompt`?"."""
     listed = ", ".join(f"`{name}`" for name in values) or "nothing"
     missing = [name for name in wanted if name not in values]

@@ -29,7 +29,8 @@ from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
 TIES = "ties"
-LATER = ("adjudicated", "confidence")  # columns only where they say something: older snapshots keep their hash
+# Columns only where they say something: older snapshots keep their hash.
+LATER = ("adjudicated", "confidence", "ranking", "ranked_together")
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 

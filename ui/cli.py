@@ -39,7 +39,7 @@ ISSUES = "the issue tracker of the project you installed pairloop from"
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "demo": ("Start", "serve", "demo", "Try pairloop: a small model, its prompts and the app, ready to compare."),
     "init": ("Start", "workspace", "init", "Make a workspace for a model of your own."),
-    "import": ("Start", "data", "import_files", "Bring in prompts, or preferences that people gave elsewhere."),
+    "import": ("Start", "data", "import_files", "Bring in prompts, or preferences and rankings from elsewhere."),
     "up": ("Start", "serve", "up", "Start the app and a worker; Ctrl-C stops both."),
     "status": ("The loop", "workspace", "status", "Where the loop stands and which command is next."),
     "sample": ("The loop", "runs", "sample", "Start a round, or add pairs to the open one."),

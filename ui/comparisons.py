@@ -19,6 +19,7 @@ from store.hashing import content_hash
 from store.lineage import Lineage, Said, SnapshotUse, snapshots_with, trace_comparison
 from store.models import Checkpoint, Comparison, Completion, Purpose, Verdict
 from store.over_time import read_agreement, read_choices
+from store.ranking_tables import Outcome, Ranking
 from store.rounds import list_rounds
 from store.searching import Found, Search, Sort, count_found, find_comparisons, read_pace, write_csv
 from store.wording import counted
@@ -218,7 +219,8 @@ def beside(said: Comparison) -> str:
     flags = [f"{side}: {', '.join(marks)}" for side, marks in said.flags.items() if marks]
     criteria = [f"{name}: {side}" for name, side in said.criteria.items()]
     strength = [f"strength {said.strength}"] if said.strength else []
-    return " · ".join([*strength, *said.tags, *flags, *criteria, *([said.reason] if said.reason else [])])
+    ranking = [f"ranking {said.ranking_id}"] if said.ranking_id else []
+    return " · ".join([*ranking, *strength, *said.tags, *flags, *criteria, *([said.reason] if said.reason else [])])
 
 
 def opened(workspace: Workspace) -> None:
@@ -292,10 +294,45 @@ def where_from(lineage: Lineage, uses: list[SnapshotUse]) -> None:
         ("Prompt", f"{lineage.prompt.id}, from {lineage.prompt.source}" + held_out(lineage)),
         ("Stood left", left or "nothing: nobody saw it here"),
     ]
+    if lineage.ranking is not None:
+        rows[3] = ("Comes of", ranking_words(lineage.ranking))
     rows += [("In snapshot", use_words(use)) for use in uses]
     show.table(("Where it comes from, where it went", ""), rows)
+    if lineage.ranking is not None:
+        ranked_together(lineage, lineage.ranking)
     if not uses:
         st.caption("No snapshot that was cut while this verdict stood holds the pair.")
+
+
+def ranking_words(ranking: Ranking) -> str:
+    """What a ranking was, in a few words."""
+    said = {Outcome.ALL_BAD: "all called bad", Outcome.SKIP: "skipped"}.get(Outcome(ranking.outcome))
+    seconds = "" if ranking.seconds is None else f", in {ranking.seconds:.1f} seconds"
+    ended = f", superseded {ranking.superseded_at:%Y-%m-%d %H:%M}" if ranking.superseded_at else ""
+    size = len(ranking.shown) or sum(map(len, ranking.tiers))
+    return f"ranking {ranking.id} of {size}{f', {said}' if said else ''}{seconds}{ended}"
+
+
+def ranked_together(lineage: Lineage, ranking: Ranking) -> None:
+    """All that was ranked, the best first; where nothing was put in order, as it stood on the screen."""
+    st.markdown("**The ranking it comes of**")
+    sides = {written.id: side for side, written in lineage.completions.items()}
+    ranked, tiers = lineage.ranked, ranking.tiers or [ranking.shown]
+    rows = [
+        (
+            str(1 + sum(map(len, tiers[:number]))) if ranking.tiers else "–",
+            sides.get(ranked[place].id, ""),
+            cut(ranked[place].text),
+        )
+        for number, tier in enumerate(tiers)
+        for place in tier
+    ]
+    show.table(("Place", "In this pair", "Completion"), rows)
+
+
+def cut(text: str) -> str:
+    """The beginning of a text, for a line of a table."""
+    return text if len(text) <= 240 else text[:239] + "…"
 
 
 def held_out(lineage: Lineage) -> str:

@@ -31,16 +31,17 @@ def ask_about_both(asked: LabelSettings, pair: ShownPair) -> None:
     show.beside_panes(lambda side: ask_about_side(asked, pair, side), wanted=bool(asked.flags or asked.rewrite))
 
 
-def reading_controls() -> None:
-    """Show the differences, and choose the text's size."""
+def reading_controls(*, differences: bool = True) -> None:
+    """Show the differences, where two texts are compared, and choose the text's size."""
     on = bool(st.session_state.get("differences"))
-    st.button(
-        "Hide differences" if on else "Differences",
-        key="differences-button",
-        shortcut="D",
-        on_click=_flip,
-        type="tertiary",
-    )
+    if differences:
+        st.button(
+            "Hide differences" if on else "Differences",
+            key="differences-button",
+            shortcut="D",
+            on_click=_flip,
+            type="tertiary",
+        )
     with st.popover("Text size", type="tertiary", icon=":material/format_size:"):
         st.segmented_control("Text size", list(SIZES), default=_size(), key="text-size", on_change=_remember)
 

@@ -19,7 +19,7 @@ ENDINGS = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "gz"]
 
 
 def import_upload(workspace: Workspace, *, name: str, content: bytes) -> ImportReport:
-    """Import an uploaded file, prompts or preferences as its columns say. Raises ImportFileError."""
+    """Import an uploaded file, prompts, preferences or rankings as its columns say. Raises ImportFileError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(name).name
         path.write_bytes(content)

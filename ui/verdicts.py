@@ -198,4 +198,11 @@ def day_words(today: list[Comparison]) -> str:
     if not judged:
         return ""
     pace = f", as a rule in {median(seconds):.0f} seconds" if seconds else ""
-    return f"You made {counted(len(judged), 'comparison')} today{pace}. Thank you."
+    return f"You made {work_words(judged)} today{pace}. Thank you."
+
+
+def work_words(judged: list[Comparison]) -> str:
+    """How much was judged: "3 comparisons", "2 rankings", or both. Of a ranking one comparison stands for it."""
+    rankings = sum(said.ranking_id is not None for said in judged)
+    kinds = ((rankings, "ranking"), (len(judged) - rankings, "comparison"))
+    return " and ".join(counted(number, what) for number, what in kinds if number)

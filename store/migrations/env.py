@@ -4,7 +4,8 @@ from alembic import context
 from sqlmodel import SQLModel
 
 import store.access_tables
-import store.models  # noqa: F401 - both fill SQLModel.metadata
+import store.models
+import store.ranking_tables  # noqa: F401 - all fill SQLModel.metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -22,6 +22,7 @@ from store.models import Completion, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair, next_pair
 from store.rounds import latest_round, set_round_status
 from store.runs import claim_run, finish_run, get_run, report_progress
+from store.slates import add_slate
 from store.workers import beat
 from tests.store.asking import add_prompt
 
@@ -78,16 +79,7 @@ def write_pairs(workspace: Workspace, exchanges: Sequence[Exchange]) -> None:
 def _pair(
     session: Session, opened: Round, run: Run, prompt_id: int, texts: tuple[str, str], position: int, settings: Settings
 ) -> None:
-    completions: list[Completion] = [
-        add_completion(
-            session=session,
-            prompt_id=prompt_id,
-            new=NewCompletion(f"{text}", seed=position, tokens=len(text.split()), finish_reason="stop"),
-            checkpoint_id=opened.checkpoint_id,
-            run_id=run.id,
-        )
-        for text in texts
-    ]
+    completions = [_completion(session, opened, run, prompt_id, text, position) for text in texts]
     wanted = settings.round.comparisons_per_pair
     add_pair(
         session=session,
@@ -97,6 +89,45 @@ def _pair(
         position=position,
         wanted=wanted,
     )
+
+
+def _completion(session: Session, opened: Round, run: Run, prompt_id: int, text: str, position: int) -> Completion:
+    return add_completion(
+        session=session,
+        prompt_id=prompt_id,
+        new=NewCompletion(text, seed=position, tokens=len(text.split()), finish_reason="stop"),
+        checkpoint_id=opened.checkpoint_id,
+        run_id=run.id,
+    )
+
+
+def open_ranking_round(workspace: Workspace, asked: Sequence[tuple[str, Sequence[str]]], *, wanted: int = 1) -> Round:
+    """A round with a slate for each prompt, all written."""
+    add_prompts(workspace, [(prompt, "", "") for prompt, _ in asked])
+    start_round(workspace, by="lea")
+    with writing(workspace.engine) as session:
+        run = claim_run(session=session, owner=WORKER, lease=LEASE)
+        opened = latest_round(session=session)
+        assert run is not None and run.id is not None and opened is not None and opened.id is not None
+        for position, (prompt, texts) in enumerate(asked):
+            prompt_id = _prompt(session, prompt, 0)
+            written = [_completion(session, opened, run, prompt_id, text, position) for text in texts]
+            add_slate(
+                session=session,
+                prompt_id=prompt_id,
+                completions=written,
+                round_id=opened.id,
+                position=position,
+                wanted=wanted,
+            )
+        finish_run(session=session, run_id=run.id, attempt=run.attempt, result={"pairs": len(asked)})
+        set_round_status(session=session, round_id=opened.id, status=RoundStatus.COMPARING)
+    return opened
+
+
+def plain_slates(count: int, size: int = 4) -> list[tuple[str, list[str]]]:
+    """Prompts with so many short texts each, all different."""
+    return [(f"Question {n}?", [f"Text {each} for {n}." for each in range(1, size + 1)]) for n in range(1, count + 1)]
 
 
 def compare(workspace: Workspace, name: str, choices: Iterable[Choice]) -> None:

@@ -114,6 +114,37 @@ FIRST_ROWS = (  # what the first release wrote
     f"open_slots, created_at) VALUES (1, 1, 1, 2, 'train', 5, 0, 1, 0, '{WHEN}')",
     f"INSERT INTO comparison (id, pair_id, annotator_id, verdict, created_at) VALUES (1, 1, 1, 'a', '{WHEN}')",
 )
+OLDER_TABLES = ("annotator", "prompt", "completion", "pair", "comparison", "hold")
+ROWS_OF_TEAMS = (
+    "INSERT INTO comparison (id, pair_id, annotator_id, verdict, strength, tags, criteria, flags, adjudicates, "
+    f"seconds, left_side, created_at) VALUES (1, 1, 1, 'a', 3, '[\"clear\"]', '{{}}', '{{}}', 0, 6.5, 'b', '{WHEN}')",
+    f"INSERT INTO hold VALUES (1, 1, '{WHEN}')",
+)
+
+
+def test_a_database_from_before_there_were_rankings_keeps_all_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "pairloop.db"
+    old = database._engine(f"sqlite:///{path}")
+    with old.begin() as connection:
+        config = database._alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        for statement in (*FIRST_ROWS[:-1], *ROWS_OF_TEAMS):
+            connection.exec_driver_sql(statement)
+        before = [connection.exec_driver_sql(f"SELECT * FROM {name}").all() for name in OLDER_TABLES]
+    old.dispose()
+    engine = open_database(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        after = [connection.exec_driver_sql(f"SELECT * FROM {name}").all() for name in OLDER_TABLES]
+    for was, now_is in zip(before, after, strict=True):  # what was added stands at a row's end, and is empty
+        assert [tuple(row[: len(old_row)]) for row, old_row in zip(now_is, was, strict=True)] == [*map(tuple, was)]
+        assert all(value is None for row, old_row in zip(now_is, was, strict=True) for value in row[len(old_row) :])
+    with reading(engine) as session:
+        pair, comparison = session.exec(select(Pair)).one(), session.exec(select(Comparison)).one()
+    assert (pair.slate_id, pair.follows, comparison.ranking_id, comparison.strength) == (None, None, None, 3)
+    with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
+        session.add(Comparison(pair_id=1, annotator_id=1, verdict="b", ranking_id=99))
+        session.flush()
 
 
 def test_a_newer_database_is_refused_and_left_as_it_was(engine: sa.Engine, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_what_is_counted_along_the_way_is_what_an_older_database_is_given(
             return [(row.round_id, row.annotator_id, row.judged, row.measured) for row in rows]
 
     along_the_way = counted()
-    migration = importlib.import_module("store.migrations.versions.0005_round_work")
+    migration = importlib.import_module("store.migrations.versions.0006_round_work")
     with writing(engine) as session:
         session.execute(sa.delete(RoundWork))
         session.execute(sa.text(migration.COUNTED))

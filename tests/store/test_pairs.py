@@ -120,7 +120,8 @@ def test_the_sides_on_screen_are_the_same_after_a_reload(engine: sa.Engine, make
 
 
 def test_what_is_shown_says_nothing_about_who_wrote_it() -> None:
-    assert set(ShownPair.__dataclass_fields__) == {"pair_id", "messages", "left", "right", "left_side", "round_id"}
+    told = {"pair_id", "messages", "left", "right", "left_side", "round_id", "slate_id"}
+    assert set(ShownPair.__dataclass_fields__) == told
 
 
 def test_a_pair_that_is_not_there(engine: sa.Engine) -> None:

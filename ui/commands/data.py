@@ -52,10 +52,12 @@ def import_files(
     workspace: WorkspaceOption = HERE,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring in prompts, or preferences that people gave elsewhere.
+    """Bring in prompts, or preferences and rankings from elsewhere.
 
     Prompts: a column `prompt` (text or chat messages), `messages` or `instruction`, `text` alone, or one text a line.
     Preferences: `prompt`, `chosen`, `rejected` as TRL has them, `chosen` and `rejected` alone, or HH-RLHF's own files.
+    Rankings: `prompt`, a list `completions` and as many `ranks` (1 is best) or `scores`; Nectar's and UltraFeedback's
+    own files. Each is kept, and comes in with a comparison for each two of its completions.
     A file comes in whole or, if a line is bad, not at all; what is known already is recognised.
     Gold pairs are shown as often as `gold` and `calibration` in pairloop.toml say; a column `note` or `explanation` is
     what a newcomer is told about them.

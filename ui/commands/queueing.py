@@ -67,10 +67,12 @@ def _print(state: QueueState, changed: dict[str, int]) -> None:
     for name, count in changed.items():
         say(f"{counted(count, 'pair')} {'is' if count == 1 else 'are'} {said[name]}.")
     counts, since = state.counts, state.round.paused_at
+    each = " (one for each ranking)" if any(pair.slate_id for pair, _ in state.first) else ""
+    open_pairs = f"{counts['open']} of them open{each}, {counts['on_screen']} on somebody's screen"
     print_facts(
         {
             "Round": f"{state.round.number} ({'paused since ' + format(since, '%Y-%m-%d %H:%M') if since else 'open'})",
-            "Pairs": f"{counts['pairs']}, {counts['open']} of them open, {counts['on_screen']} on somebody's screen",
+            "Pairs": f"{counts['pairs']}, {open_pairs}",
             "Comparisons wanted": counts["slots"],
         }
     )

@@ -54,7 +54,7 @@ def counts(prompts: dict[str, int], said: dict[str, int], snapshots: list[Snapsh
 
 
 def import_files(workspace: Workspace, prompts: int) -> None:
-    """A file of prompts, or of preferences that others made."""
+    """A file of prompts, or of preferences or rankings that others made."""
     if not prompts:
         st.markdown("**Begin here:** bring in the prompts that the model is to answer.")
     left, right = st.columns([3, 2], gap="large")
@@ -65,7 +65,9 @@ def import_files(workspace: Workspace, prompts: int) -> None:
             '<div class="pl-quiet"><p><b>Prompts</b>: one a line, as text or as '
             '<code>{"prompt": "…"}</code> or <code>{"messages": […]}</code>.</p><p><b>Preferences</b>: columns '
             "<code>prompt</code>, <code>chosen</code>, <code>rejected</code>, as TRL and Argilla write "
-            "them.</p><p>What is known already is not added twice. A part of the prompts is held out, to judge "
+            "them.</p><p><b>Rankings</b>: <code>prompt</code>, a list <code>completions</code>, and as many "
+            "<code>ranks</code> or <code>scores</code>; or as Nectar and UltraFeedback have them.</p>"
+            "<p>What is known already is not added twice. A part of the prompts is held out, to judge "
             "checkpoints with.</p></div>"
         )
 
@@ -73,7 +75,7 @@ def import_files(workspace: Workspace, prompts: int) -> None:
 def drop_file(workspace: Workspace) -> None:
     """Choose a file, then import it."""
     number = st.session_state.setdefault("uploads", 0)
-    uploaded = st.file_uploader("A file of prompts or preferences", type=ENDINGS, key=f"upload-{number}")
+    uploaded = st.file_uploader("A file of prompts, preferences or rankings", type=ENDINGS, key=f"upload-{number}")
     if uploaded is not None and st.button(f"Import {uploaded.name}", type="primary", key="import"):
         with errors_in_words(), st.spinner("Importing"):
             report = import_upload(workspace, name=uploaded.name, content=uploaded.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -17,7 +18,7 @@ from store.pairs import ShownPair, next_pair, pair_ahead, shown_pair
 from store.round_work import WorkDone, work_done
 from store.rounds import latest_round
 from ui import components as show
-from ui import onboarding, story, verdicts
+from ui import onboarding, ranking, rankings_said, story, verdicts
 from ui.ahead import keep_ahead, show_pair
 from ui.attention import my_watch, watch_page
 from ui.reading_aids import ask_about_both, reading_controls, texts_as_read
@@ -53,8 +54,12 @@ def main() -> None:
     # The texts are sent first, into their place below: reading them can begin while the rest is made ready.
     top, note = st.container(key="head"), st.container()
     if pair is not None:
-        show_pair(pair.pair_id, texts_as_read(workspace.settings.label, pair))
-        ask_about_both(workspace.settings.label, pair)
+        if pair.slate_id is None:
+            show_pair(pair.pair_id, texts_as_read(workspace.settings.label, pair))
+            ask_about_both(workspace.settings.label, pair)
+        else:
+            show.prompt_block(pair.messages)
+            ranking.draw_cards(workspace, pair, annotator_id)
     work = how_far(workspace, current, annotator_id)
     with top:
         head(workspace, current, work, annotator_id)
@@ -70,7 +75,7 @@ def main() -> None:
             else:
                 target_reached(workspace, current, work)
         compare(workspace, current, pair, annotator_id, said)
-    if ahead is not None:
+    if ahead is not None and ahead.slate_id is None:
         keep_ahead(ahead.pair_id, texts_as_read(workspace.settings.label, ahead))
 
 
@@ -133,10 +138,13 @@ def pair_looked_at(
 
 def compare(workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
     """What can be said about the two texts, with the verdicts within reach of the keyboard."""
-    ask_remarks(workspace.settings.label, pair.pair_id)
+    if pair.slate_id is None:
+        ask_remarks(workspace.settings.label, pair.pair_id)
     with st.bottom:
         if verdicts.is_skipping(pair.pair_id):
             why_skip(workspace, pair, annotator_id)
+        elif pair.slate_id is not None:
+            ranking_buttons(workspace, current, pair, annotator_id, said)
         else:
             verdict_buttons(workspace, current, pair, annotator_id, said)
     my_watch().shows(pair.pair_id)
@@ -164,6 +172,27 @@ def verdict_buttons(
         show.keys_sheet(graded=workspace.settings.label.strengths)
 
 
+def ranking_buttons(
+    workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None
+) -> None:
+    """The board for a slate; below it what else can be done with it."""
+    ranking.draw_board(workspace, pair, annotator_id)
+    with st.container(
+        horizontal=True, horizontal_alignment="center", gap="small", key=f"others-{veiled(pair.pair_id)}"
+    ):
+        ranking.all_bad_button(workspace, pair, annotator_id)
+        skip_button(workspace, pair, annotator_id)
+        if said is None:
+            step_button("Look back", undo_button(workspace, current.id, annotator_id), "P")
+        reading_controls(differences=False)
+        ranking.keys_sheet()
+
+
+def skipping(pair: ShownPair) -> Callable[..., None]:
+    """What skips what is on screen: a pair, or the slate that it stands for."""
+    return verdicts.skip_pair if pair.slate_id is None else rankings_said.skip_slate
+
+
 def verdict_button(
     workspace: Workspace, pair: ShownPair, annotator_id: int, answer: verdicts.Answer, standing: str | None
 ) -> None:
@@ -180,7 +209,7 @@ def verdict_button(
 
 def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """Skip at once, or ask why first where this workspace wants to know."""
-    at_once = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, "")
+    at_once = (skipping(pair), workspace, pair.pair_id, annotator_id, "")
     given = (verdicts.ask_why, pair.pair_id) if workspace.settings.label.skip_reasons else at_once
     st.button("Skip", key=f"skip-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
 
@@ -188,10 +217,11 @@ def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> Non
 def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """The reasons to skip, by number; or none."""
     with st.container(horizontal=True, horizontal_alignment="center", gap="small", key=f"why-{veiled(pair.pair_id)}"):
-        st.markdown("**Why skip this pair?**", width="content")
+        what = "this pair" if pair.slate_id is None else "all of these"
+        st.markdown(f"**Why skip {what}?**", width="content")
         reasons = [(why, why, str(number)) for number, why in enumerate(workspace.settings.label.skip_reasons, start=1)]
         for label, why, key in [*reasons, ("Just skip", "", "S")]:
-            given = (verdicts.skip_pair, workspace, pair.pair_id, annotator_id, why)
+            given = (skipping(pair), workspace, pair.pair_id, annotator_id, why)
             st.button(label, key=f"why-{key}-{veiled(pair.pair_id)}", shortcut=key, on_click=act, args=given)
         back = (verdicts.ask_why, None)
         st.button(
@@ -207,7 +237,9 @@ def looking_back(workspace: Workspace, current: Round, said: Comparison) -> None
     at = places.index(said.pair_id) if said.pair_id in places else len(places)
     with st.container(horizontal=True, vertical_alignment="center", key="looking-back"):
         place = f"{at + 1} of {len(places)} today" if at < len(places) else "an earlier day"
-        st.markdown(f"**Looking back** ({place}). You said: **{verdicts.verdict_words(said)}**.", width="content")
+        st.markdown(
+            f"**Looking back** ({place}). You said: **{rankings_said.said_words(workspace, said)}**.", width="content"
+        )
         step_button("Earlier", places[at - 1] if at > 0 else None, "P")
         step_button("Later", places[at + 1] if at + 1 < len(places) else None, "N")
         st.button("Back to the queue", key="to-queue", shortcut="Q", on_click=act, args=(verdicts.look_at, None))
