@@ -21,6 +21,7 @@ from store.models import (
     Annotator,
     Comparison,
     Completion,
+    Hold,
     Pair,
     Prompt,
     Purpose,
@@ -33,7 +34,7 @@ from store.prompts import Message
 from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
 
 FEW = 20  # pairs that are left: from then on nobody is given one ahead of time
-MARK_EVERY = 64  # pairs that an annotator is on, before it is noted how far they are in the queue
+MARK_EVERY = 16  # pairs that an annotator is on, before it is noted how far they are in the queue
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def pair_ahead(
     if rules.daily_quota == 1:
         return None
     pair_id = held_pair(session=session, round_id=round_id, annotator_id=annotator_id, besides=shown)
-    if pair_id is None and _are_plenty(session, round_id, annotator_id):
+    if pair_id is None and _are_plenty(session, round_id):
         sooner = replace(rules, daily_quota=max(0, rules.daily_quota - 1))
         pair_id = _fresh_pair(session, round_id, annotator_id, sooner, besides=shown)
     # Held a little shorter than the pair on screen, which a reload is to show first.
@@ -187,9 +188,9 @@ def pair_ahead(
     return replace(shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id), round_id=round_id)
 
 
-def _are_plenty(session: Session, round_id: int, annotator_id: int) -> bool:
-    given = {"round_id": round_id, "annotator_id": annotator_id, "since": _START, "moment": now(), "besides": 0}
-    return session.execute(_PLENTY, given).first() is not None
+def _are_plenty(session: Session, round_id: int) -> bool:
+    """Whether the queue has more pairs than all who are at work hold, and a few besides."""
+    return session.execute(_PLENTY, {"round_id": round_id, "moment": now()}).first() is not None
 
 
 def _fresh_pair(session: Session, round_id: int, annotator_id: int, rules: QueueRules, besides: int = 0) -> int | None:
@@ -236,7 +237,14 @@ _WANTING = (
     .order_by(col(Pair.position), col(Pair.id))
     .limit(1)
 )
-_PLENTY = _WANTING.offset(FEW)
+_ALL_HELD = sa.select(func.count()).select_from(Hold).where(col(Hold.until) > MOMENT).scalar_subquery()
+_PLENTY = (
+    sa.select(sa.literal(1))
+    .select_from(Pair)
+    .where(col(Pair.round_id) == sa.bindparam("round_id"), col(Pair.open_slots) > sa.literal_column("0"))
+    .offset(_ALL_HELD + FEW)
+    .limit(1)
+)
 _WANTING = _WANTING.with_for_update(skip_locked=True)  # PostgreSQL: two annotators' statements run side by side
 _START = -(2**31)
 _A, _B = aliased(Completion), aliased(Completion)

@@ -29,10 +29,16 @@ def settle_in(workspace: Workspace, current: Round | None, annotator_id: int) ->
     if current is None:
         return False
     version = current_guidelines(workspace)
-    if version is not None and not _knows(workspace, annotator_id, version):
+    if version is not None and is_news(workspace, annotator_id):
         _guidelines_page(workspace, annotator_id, version)
         return True
     return _calibrate(workspace, annotator_id)
+
+
+def is_news(workspace: Workspace, annotator_id: int) -> bool:
+    """Whether the guidelines are not those that this annotator has read."""
+    version = current_guidelines(workspace)
+    return version is not None and not _knows(workspace, annotator_id, version)
 
 
 def guidelines_control(workspace: Workspace) -> None:

@@ -69,6 +69,7 @@ def serve(*, workspace: Path, address: str, port: int) -> int:
         # uvicorn stops in good order, then raises the signal again: by then there is nothing left to interrupt.
         signal.signal(number, lambda *_: None)
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # each page drawn makes some thousand objects, and hardly any of them a cycle
     server.run(sockets=[listener])
     return 0 if server.started else 1
 

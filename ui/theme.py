@@ -65,6 +65,18 @@ _CSS = """
   --pl-line: #383c3a; } }
 [data-testid="stLayoutWrapper"]:has(> .st-key-head) { position: sticky; top: 3.6rem; z-index: 20;
   background: var(--pl-paper); padding-bottom: .35rem; }
+/* The tools stand on the meter's line, at its right. */
+[data-testid="stLayoutWrapper"]:has(> .st-key-tools) { position: sticky; top: 3.6rem; z-index: 21; height: 2.5rem;
+  margin-bottom: -3.5rem; width: fit-content; align-self: flex-end; }
+.st-key-tools button { white-space: nowrap; }
+.st-key-head { min-height: 2.5rem; padding-right: 34rem; }
+/* The verdicts stay at the bottom of the window, however short or long the texts are. */
+[data-testid="stVerticalBlock"]:has(> [data-testid="stLayoutWrapper"] > .st-key-bottom) {
+  min-height: calc(100vh - 4.25rem); }
+[data-testid="stLayoutWrapper"]:has(> .st-key-bottom) { position: sticky; bottom: 0; z-index: 20; order: 1;
+  background: var(--pl-paper); padding: .5rem 0 .9rem; margin-top: auto; }
+[data-testid="stMainBlockContainer"]:has(.st-key-bottom) { padding-bottom: 0; }
+.st-key-bottom { gap: .5rem; }
 [data-testid="stMainBlockContainer"] { max-width: 1240px; padding-top: 4.25rem; padding-bottom: 2rem; }
 [data-testid="stBottomBlockContainer"] { max-width: 1240px; padding-top: .5rem; padding-bottom: .9rem; }
 /* Streamlit draws these too faintly to be read by everybody (WCAG asks for a contrast of 4.5). */
@@ -99,6 +111,7 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
   overflow-y: auto; }
 .pl-ahead { display: none; }
 .pl-panes { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.pl-prompt + .pl-panes { margin-top: 1rem; }
 .pl-panes > section { border: 1px solid var(--pl-line); border-radius: 8px; padding: 1rem; min-width: 0; }
 [class*="st-key-verdicts-"] button { min-height: 2.75rem; }
 /* The stronger the verdict, the stronger its button. */
@@ -121,6 +134,10 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-table th { text-align: left; font-weight: 600; font-size: .8rem; opacity: .72; }
 .pl-table th, .pl-table td { padding: .5rem .9rem .5rem 0; border-bottom: 1px solid rgba(128,128,128,.25);
   vertical-align: top; }
+@media (max-width: 1000px) {
+  [data-testid="stLayoutWrapper"]:has(> .st-key-tools) { position: static; height: auto; margin-bottom: -.5rem; }
+  .st-key-head { padding-right: 0; }
+}
 @media (max-width: 640px) {
   [data-testid="stMainBlockContainer"], [data-testid="stBottomBlockContainer"] { padding-left: 1rem;
     padding-right: 1rem; }
@@ -131,6 +148,8 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
   [class*="st-key-verdicts-"] button, [class*="st-key-others-"] button { padding: .15rem .5rem; min-height: 2.4rem; }
   [class*="st-key-verdicts-"] button kbd, [class*="st-key-others-"] button kbd, .st-key-keys { display: none; }
   .pl-panes { grid-template-columns: 1fr; }
+  [data-testid="stLayoutWrapper"]:has(> .st-key-tools) { width: auto; align-self: stretch; }
+  .st-key-tools { flex-wrap: wrap; gap: 0 1rem; } .st-key-tools kbd { display: none; }
   .pl-prompt { max-height: none; } .pl-empty { margin-top: 2vh; }
 }
 @media (prefers-reduced-motion: reduce) { *, ::before, ::after { transition: none !important;

@@ -62,7 +62,7 @@ class Annotator:
     name: str
     page: str = ""
     pair: str = ""
-    buttons: dict[str, str] = field(default_factory=dict)
+    buttons: dict[str, tuple[str, str]] = field(default_factory=dict)  # label: its id, and its fragment's
     cached: set[str] = field(default_factory=set)
 
     async def press(self, label: str = "") -> tuple[float, float]:
@@ -70,7 +70,8 @@ class Annotator:
         state = ClientState(query_string=f"as={self.name}", page_script_hash=self.page)
         state.cached_message_hashes.extend(self.cached)
         if label:
-            state.widget_states.widgets.add(id=self.buttons[label], trigger_value=True)
+            button, state.fragment_id = self.buttons[label]
+            state.widget_states.widgets.add(id=button, trigger_value=True)
         before, texts = self.pair, 0.0
         start = time.perf_counter()
         await self.socket.send(BackMsg(rerun_script=state).SerializeToString())
@@ -87,12 +88,12 @@ class Annotator:
             self.cached.add(said.hash)
         kind = said.WhichOneof("type")
         if kind == "new_session":
-            self.page, self.buttons = said.new_session.page_script_hash, {}
+            self.page = said.new_session.page_script_hash
         element = said.delta.new_element if kind == "delta" else None
         if element is None:
             return False
         if element.WhichOneof("type") == "button":
-            self.buttons[element.button.label] = element.button.id
+            self.buttons[element.button.label] = element.button.id, said.delta.fragment_id
         found = ANSWER.search(element.html.body) if element.WhichOneof("type") == "html" else None
         self.pair = found.group(1) if found else self.pair
         return found is not None
@@ -112,7 +113,8 @@ async def annotate(address: str, name: str, asked: argparse.Namespace, start: fl
             texts, page = await one.press(lots.choice(BUTTONS))
             tally.texts.append(texts)
             tally.pages.append(page)
-            await asyncio.sleep(max(0.0, lots.gauss(asked.every, asked.every / 5) - page / 1000))
+            # Nobody has read a pair in less than half a second: pairloop takes such a press for one meant before.
+            await asyncio.sleep(max(0.5, lots.gauss(asked.every, asked.every / 5) - page / 1000))
 
 
 async def everybody(address: str, asked: argparse.Namespace, server: psutil.Process) -> tuple[Tally, float, float]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
+from dpo_core.errors import LoginNeededError
 from dpo_core.filters import late_ones_count
-from dpo_core.loop import Step, is_on_imports, read_loop, start_round
-from dpo_core.queueing import done_for_today, meter_figures, queue_rules
+from dpo_core.loop import Step, read_loop, start_round
+from dpo_core.queueing import done_for_today, meter_figures
 from dpo_core.workspace import Workspace
-from store.comparisons import current_comparison, last_verdict
-from store.database import reading, writing
-from store.models import Annotator, Comparison, Round, RoundStatus
-from store.pairs import ShownPair, next_pair, pair_ahead, shown_pair
-from store.round_work import WorkDone, work_done
-from store.rounds import latest_round
+from store.database import reading
+from store.models import Annotator, Comparison, RoundStatus
+from store.pairs import ShownPair
 from ui import components as show
 from ui import onboarding, ranking, rankings_said, story, verdicts
 from ui.ahead import keep_ahead, show_pair
 from ui.attention import my_watch, watch_page
+from ui.desk import Desk, open_round, set_desk
 from ui.reading_aids import ask_about_both, reading_controls, texts_as_read
 from ui.remarks import ask_remarks
 from ui.state import (
@@ -47,115 +45,105 @@ def main() -> None:
     current = open_round(workspace)
     if onboarding.settle_in(workspace, current, annotator_id):
         return
-    pair, said = pair_looked_at(workspace, current, annotator_id)
-    ahead = None
-    if pair is None:
-        pair, ahead = find_pair(workspace, current, annotator_id)
+    above = st.container(key="tools", horizontal=True, horizontal_alignment="right", gap="small")
+    st.session_state["whole_page"] = True
+    st.fragment(draw_desk)()
+    with above:
+        tools(workspace)
+
+
+def tools(workspace: Workspace) -> None:
+    """What stays the same from pair to pair: how texts are read, the keys, and who is comparing."""
+    kind = st.session_state.get("on_desk", "")
+    if kind:
+        onboarding.guidelines_control(workspace)
+        reading_controls(differences=kind == "pair")
+    if kind == "pair":
+        show.keys_sheet(graded=workspace.settings.label.strengths)
+    elif kind:
+        ranking.keys_sheet()
+    show.name_control()
+
+
+def draw_desk() -> None:
+    """What changes with every verdict, drawn anew by itself: a press takes half the time of a whole page."""
+    with errors_in_words():
+        try:
+            workspace = current_workspace()
+        except LoginNeededError:
+            st.rerun()
+        annotator_id = my_annotator_id(workspace)
+        desk = set_desk(workspace, annotator_id)
+        kind = "" if desk.pair is None else "pair" if desk.pair.slate_id is None else "slate"
+        before, st.session_state["on_desk"] = st.session_state.get("on_desk"), kind
+        news = desk.round is not None and onboarding.is_news(workspace, annotator_id)
+        if not st.session_state.pop("whole_page", False) and (news or kind != before):
+            st.rerun()  # the tools are others by now
+        show_work(workspace, desk, annotator_id)
+
+
+def show_work(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
+    """The pair on the desk, or what is going on instead."""
     # The texts are sent first, into their place below: reading them can begin while the rest is made ready.
     top, note = st.container(key="head"), st.container()
-    if pair is not None:
-        if pair.slate_id is None:
-            show_pair(pair.pair_id, texts_as_read(workspace.settings.label, pair))
-            ask_about_both(workspace.settings.label, pair)
-        else:
-            show.prompt_block(pair.messages)
-            ranking.draw_cards(workspace, pair, annotator_id)
-    work = how_far(workspace, current, annotator_id)
+    if desk.pair is not None:
+        show_texts(workspace, desk.pair, annotator_id)
     with top:
-        head(workspace, current, work, annotator_id)
+        head(workspace, desk, annotator_id)
     with note:
         show_messages()
-    if pair is None or current is None or work is None:
+    if desk.pair is None:
         my_watch().stop()
-        nothing_to_compare(workspace, current, annotator_id)
+        nothing_to_compare(workspace, desk, annotator_id)
+        return
+    with note:
+        if desk.said is not None:
+            looking_back(workspace, desk, desk.said)
+        else:
+            target_reached(workspace, desk)
+    compare(workspace, desk, desk.pair, annotator_id)
+    if desk.ahead is not None and desk.ahead.slate_id is None:
+        keep_ahead(desk.ahead.pair_id, texts_as_read(workspace.settings.label, desk.ahead))
+
+
+def show_texts(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
+    """The prompt and its two completions; or all those that are to be ranked."""
+    if pair.slate_id is None:
+        show_pair(pair.pair_id, texts_as_read(workspace.settings.label, pair))
+        ask_about_both(workspace.settings.label, pair)
     else:
-        with note:
-            if said is not None:
-                looking_back(workspace, current, said)
-            else:
-                target_reached(workspace, current, work)
-        compare(workspace, current, pair, annotator_id, said)
-    if ahead is not None and ahead.slate_id is None:
-        keep_ahead(ahead.pair_id, texts_as_read(workspace.settings.label, ahead))
+        show.prompt_block(pair.messages)
+        ranking.draw_cards(workspace, pair, annotator_id)
 
 
-def open_round(workspace: Workspace) -> Round | None:
-    """The round whose pairs are asked, if one is open."""
-    with reading(workspace.engine) as session:
-        found = latest_round(session=session)
-    return None if found is None or found.status == RoundStatus.DONE else found
+def head(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
+    """How far the round is."""
+    if desk.round is None or desk.round.id is None or desk.work is None:
+        return
+    goal = workspace.settings.label.daily_goal
+    today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, desk.round.id), goal) if goal else ""
+    done, target = meter_figures(workspace.settings, desk.round.target, desk.work)
+    show.round_meter(done=done, target=target, mine=desk.work.mine, name=my_name(), today=today)
 
 
-def find_pair(
-    workspace: Workspace, current: Round | None, annotator_id: int
-) -> tuple[ShownPair | None, ShownPair | None]:
-    """The next pair for whoever is here, and the one after it where that is known, both kept for them."""
-    if current is None or current.id is None:
-        return None, None
-    whose: Any = {"round_id": current.id, "annotator_id": annotator_id, "rules": queue_rules(workspace.settings)}
-    with writing(workspace.engine) as session:
-        pair = next_pair(session=session, **whose)
-        return pair, pair and pair_ahead(session=session, shown=pair.pair_id, **whose)
-
-
-def how_far(workspace: Workspace, current: Round | None, annotator_id: int) -> WorkDone | None:
-    """How far the open round is, if one is that asks anybody anything."""
-    if current is None or current.id is None:
-        return None
-    with reading(workspace.engine) as session:
-        work = work_done(session=session, round_id=current.id, annotator_id=annotator_id)
-        return work if work.judged or not is_on_imports(session, current) else None
-
-
-def head(workspace: Workspace, current: Round | None, work: WorkDone | None, annotator_id: int) -> None:
-    """How far the round is, and who is comparing."""
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="right", wrap=False):
-        if current is not None and current.id is not None and work is not None:
-            goal = workspace.settings.label.daily_goal
-            today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, current.id), goal) if goal else ""
-            done, target = meter_figures(workspace.settings, current.target, work)
-            show.round_meter(done=done, target=target, mine=work.mine, name=my_name(), today=today)
-        onboarding.guidelines_control(workspace)
-        show.name_control()
-
-
-def pair_looked_at(
-    workspace: Workspace, current: Round | None, annotator_id: int
-) -> tuple[ShownPair | None, Comparison | None]:
-    """The judged pair that is being looked at again, while its round is open, and what was said of it."""
-    pair_id = verdicts.looked_at()
-    if pair_id is None or current is None:
-        return None, None
-    with reading(workspace.engine) as session:
-        said = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
-        pair = shown_pair(session=session, pair_id=pair_id, annotator_id=annotator_id)
-        if said is None or pair.round_id not in (current.id, None):  # a gold pair is of no round
-            verdicts.to_the_queue()
-            return None, None
-        verdicts.recall(session, said)
-    return pair, said
-
-
-def compare(workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None) -> None:
+def compare(workspace: Workspace, desk: Desk, pair: ShownPair, annotator_id: int) -> None:
     """What can be said about the two texts, with the verdicts within reach of the keyboard."""
     if pair.slate_id is None:
         ask_remarks(workspace.settings.label, pair.pair_id)
-    with st.bottom:
+    with st.container(key="bottom"):
         if verdicts.is_skipping(pair.pair_id):
             why_skip(workspace, pair, annotator_id)
         elif pair.slate_id is not None:
-            ranking_buttons(workspace, current, pair, annotator_id, said)
+            ranking_buttons(workspace, desk, pair, annotator_id)
         else:
-            verdict_buttons(workspace, current, pair, annotator_id, said)
+            verdict_buttons(workspace, desk, pair, annotator_id)
     my_watch().shows(pair.pair_id)
     watch_page(veiled(pair.pair_id))
 
 
-def verdict_buttons(
-    workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None
-) -> None:
+def verdict_buttons(workspace: Workspace, desk: Desk, pair: ShownPair, annotator_id: int) -> None:
     """A key for each verdict; below them what else can be done."""
-    standing = verdicts.verdict_words(said) if said else None
+    standing = verdicts.verdict_words(desk.said) if desk.said else None
     with st.container(
         horizontal=True, horizontal_alignment="center", gap="small", key=f"verdicts-{veiled(pair.pair_id)}"
     ):
@@ -166,15 +154,11 @@ def verdict_buttons(
     ):
         verdict_button(workspace, pair, annotator_id, verdicts.BOTH_BAD, standing)
         skip_button(workspace, pair, annotator_id)
-        if said is None:
-            step_button("Look back", undo_button(workspace, current.id, annotator_id), "P")
-        reading_controls()
-        show.keys_sheet(graded=workspace.settings.label.strengths)
+        if desk.said is None:
+            undo_buttons(workspace, desk, annotator_id)
 
 
-def ranking_buttons(
-    workspace: Workspace, current: Round, pair: ShownPair, annotator_id: int, said: Comparison | None
-) -> None:
+def ranking_buttons(workspace: Workspace, desk: Desk, pair: ShownPair, annotator_id: int) -> None:
     """The board for a slate; below it what else can be done with it."""
     ranking.draw_board(workspace, pair, annotator_id)
     with st.container(
@@ -182,10 +166,8 @@ def ranking_buttons(
     ):
         ranking.all_bad_button(workspace, pair, annotator_id)
         skip_button(workspace, pair, annotator_id)
-        if said is None:
-            step_button("Look back", undo_button(workspace, current.id, annotator_id), "P")
-        reading_controls(differences=False)
-        ranking.keys_sheet()
+        if desk.said is None:
+            undo_buttons(workspace, desk, annotator_id)
 
 
 def skipping(pair: ShownPair) -> Callable[..., None]:
@@ -229,10 +211,10 @@ def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
         )
 
 
-def looking_back(workspace: Workspace, current: Round, said: Comparison) -> None:
+def looking_back(workspace: Workspace, desk: Desk, said: Comparison) -> None:
     """Where one is in the day's work, and what one said."""
-    assert current.id is not None
-    today = verdicts.todays_work(workspace, said.annotator_id, current.id)
+    assert desk.round is not None and desk.round.id is not None
+    today = verdicts.todays_work(workspace, said.annotator_id, desk.round.id)
     places = [each.pair_id for each in today]
     at = places.index(said.pair_id) if said.pair_id in places else len(places)
     with st.container(horizontal=True, vertical_alignment="center", key="looking-back"):
@@ -258,12 +240,15 @@ def step_button(label: str, pair_id: int | None, key: str) -> None:
     )
 
 
-def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -> int | None:
-    """Take back the last verdict, and which pair that was on: a second press can never reach the one before."""
-    assert round_id is not None
-    with reading(workspace.engine) as session:
-        found = last_verdict(session=session, annotator_id=annotator_id, round_id=round_id)
-    last, pair_id = found or (None, None)
+def undo_buttons(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
+    """Take back the last verdict, or look at it again."""
+    undo_button(workspace, desk, annotator_id)
+    step_button("Look back", desk.last[1] if desk.last else None, "P")
+
+
+def undo_button(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
+    """Take back the last verdict. With its id in the button's name, a second press can never reach the one before."""
+    last = desk.last[0] if desk.last else None
     st.button(
         "Undo",
         key=f"undo-{last}",
@@ -273,13 +258,13 @@ def undo_button(workspace: Workspace, round_id: int | None, annotator_id: int) -
         on_click=act,
         args=(verdicts.take_back, workspace, last, annotator_id),
     )
-    return pair_id
 
 
-def target_reached(workspace: Workspace, current: Round, work: WorkDone) -> None:
+def target_reached(workspace: Workspace, desk: Desk) -> None:
     """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
-    asking = current.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING) and work.judged < current.target
-    if asking or not visitor().researcher:
+    assert desk.round is not None and desk.work is not None
+    asking = desk.round.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING)
+    if (asking and desk.work.judged < desk.round.target) or not visitor().researcher:
         return
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
@@ -304,7 +289,7 @@ def to_the_loop(text: str, verb: str) -> None:
         st.page_link(story.LOOP_PAGE, label=f"{verb} on the Loop page", icon=":material/arrow_forward:")
 
 
-def nothing_to_compare(workspace: Workspace, current: Round | None, annotator_id: int) -> None:
+def nothing_to_compare(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
     """What is going on instead, and the one thing to do about it."""
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
@@ -316,8 +301,8 @@ def nothing_to_compare(workspace: Workspace, current: Round | None, annotator_id
     if not researcher and (words.page or state.step == Step.START_ROUND):
         words = story.PATIENCE
     show.empty_state(words.title, words.text)
-    if current is not None and current.id is not None:
-        show.paragraph(verdicts.day_words(verdicts.todays_work(workspace, annotator_id, current.id)))
+    if desk.round is not None and desk.round.id is not None:
+        show.paragraph(verdicts.day_words(verdicts.todays_work(workspace, annotator_id, desk.round.id)))
     if not researcher:
         wait_for_pair(workspace, annotator_id)
     elif state.step == Step.START_ROUND:
@@ -330,8 +315,8 @@ def nothing_to_compare(workspace: Workspace, current: Round | None, annotator_id
             st.switch_page(words.page)
     else:
         wait_for_pair(workspace, annotator_id)
-    if current is not None and state.comparisons.get("total"):
-        undo_button(workspace, current.id, annotator_id)
+    if desk.round is not None and state.comparisons.get("total"):
+        undo_button(workspace, desk, annotator_id)
 
 
 def may_compare(workspace: Workspace, annotator_id: int) -> bool:
@@ -349,9 +334,7 @@ def wait_for_pair(workspace: Workspace, annotator_id: int) -> None:
             state, workers = loop_seen(workspace, within=1.5)
             leads_on = bool(story.waiting_words(state).page) and visitor().researcher
             there_are_some = bool(state.pairs.get("open"))
-            if leads_on or (
-                there_are_some and find_pair(workspace, open_round(workspace), annotator_id)[0] is not None
-            ):
+            if leads_on or (there_are_some and set_desk(workspace, annotator_id).pair is not None):
                 st.rerun()
             show.worker_warning(workers, state.run)
             if state.run is not None and state.step == Step.WAIT_FOR_PAIRS:
