@@ -67,6 +67,7 @@ def tools(workspace: Workspace) -> None:
 
 def draw_desk() -> None:
     """What changes with every verdict, drawn anew by itself: a press takes half the time of a whole page."""
+    st.session_state.pop("visitor_asked", None)  # a whole page that is drawn later asks again
     with errors_in_words():
         try:
             workspace = current_workspace()
