@@ -52,6 +52,10 @@ SCRIPT = (
       if (inSight() !== pair || !pair.dataset.ahead) return;
       pair.innerHTML = before;
       delete pair.dataset.ahead;
+      const told = document.createElement("p");  // a script with a tag in its text would be left out of the page
+      told.setAttribute("role", "alert");
+      told.textContent = "SILENCE";
+      pair.prepend(told);
     }, 5000);
   };
   window.pairloopSeen = (name) => {
@@ -78,5 +82,6 @@ SCRIPT = (
   }, true);
 """.replace("ANSWERS", _ANSWERS)
     .replace("NAMED", _NAMED)
+    .replace("SILENCE", "The server has not answered. If this pair stays, please give your verdict again.")
     .replace("DWELL", str(DWELL_MILLISECONDS))
 )

@@ -101,7 +101,9 @@ def test_a_server_that_says_nothing_gives_the_pair_back(page: Page, long_round: 
         page.keyboard.press("2")
         expect(pane(page, "Left")).to_contain_text("answer to 2.")
         expect(pane(page, "Left")).to_contain_text("answer to 1.")
+        expect(page.get_by_role("alert").filter(has_text="The server has not answered.")).to_be_visible()
     wait_for_question(page, 2)
+    expect(page.get_by_text("The server has not answered.")).to_have_count(0)
     assert [each.question for each in long_round.said()] == [1]
 
 

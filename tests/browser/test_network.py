@@ -26,10 +26,12 @@ class Cable:
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.whole = True
         self.sockets: set[socket.socket] = set()
+        self.live = threading.Event()  # the page has its websocket
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
         self.whole = False
+        self.live.clear()
         for each in list(self.sockets):
             self._end(each)
 
@@ -52,6 +54,8 @@ class Cable:
         with suppress(OSError):
             while data := source.recv(65_536):
                 target.sendall(data)
+                if b" 101 Switching Protocols" in data:
+                    self.live.set()
         self._end(source)
         self._end(target)
 
@@ -100,6 +104,7 @@ def test_verdicts_survive_a_network_that_comes_and_goes(
         expect(page.get_by_role("region", name="Prompt")).to_contain_text("Question 2?")  # it could not be written
         page.wait_for_timeout(1000)
     cable.mend()
+    assert cable.live.wait(60), "the page never came back"
     number = agreed(page, long_round)
     for question in range(number, number + 3):
         wait_until_ready(page, question)
