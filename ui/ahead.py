@@ -2,6 +2,7 @@
 
 The server stays the one that knows: what it sends takes the place of what is shown here, whatever that is. Until then
 nothing can be said about the pair that is shown ahead, so that no verdict can reach another pair than the one in sight.
+A number pressed right after S is the reason to skip, though the reasons are not in the page yet: never a verdict.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _NAMED = "|".join(NAMES)
 # been in sight for long enough, is pressed now: a slow server loses none.
 SCRIPT = (
     """
-  const answers = 'ANSWERS', dwell = DWELL;
+  const answers = 'ANSWERS', skip = '[class*="st-key-skip-"] button', reasons = '[class*="st-key-why-"] button';
+  const dwell = DWELL;
   const inSight = () => document.querySelector(".pl-pair");
   const ahead = { at: 0, meant: null };
   const named = /st-key-((?:NAMED)[-\\d]*)-[0-9a-f]+/;
@@ -68,7 +70,30 @@ SCRIPT = (
         document.querySelector(`[class*="st-key-${meant.name}-"] button`)?.click();
     }, dwell);
   };
+  let asking = null;  // S was pressed, and the reasons are on their way: a number pressed meanwhile is one of them
+  const onScreen = () => {
+    const shown = document.querySelector(".pl-pair, .pl-cards");
+    return shown?.dataset.pair ?? shown?.dataset.mark;
+  };
+  const reason = (key) => document.querySelector(`[class*="st-key-why-${key}-"] button`);
+  const answerWhy = () => {
+    if (asking.of !== onScreen() || performance.now() - asking.at > 5000) { asking = null; return; }
+    if (!reason("1")) { setTimeout(answerWhy, 20); return; }
+    const { key } = asking;
+    asking = null;
+    if (key) reason(key)?.click();
+  };
+  window.addEventListener("keydown", (event) => {
+    if (!asking || !/^[1-9]$/.test(event.key) || event.target.closest?.("input, textarea")) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    if (!event.repeat) asking.key ||= event.key;
+  }, true);
   window.addEventListener("click", (event) => {
+    if (!asking && event.target.closest?.(skip)) {
+      asking = { of: onScreen(), at: performance.now(), key: "" };
+      answerWhy();
+    }
     const button = event.target.closest?.(answers);
     if (!button) return;
     const pair = inSight(), next = document.querySelector(".pl-ahead");

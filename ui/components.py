@@ -94,10 +94,15 @@ GRADED_KEYS = (
 PLAIN_KEYS = (("← →", "Left or right is better"), ("T", "Tie"))
 
 
-def keys_sheet(*, graded: bool) -> None:
+def pair_keys(*, graded: bool) -> list[tuple[str, str]]:
+    """The keys of a pair's page, with three strengths for a side or with one."""
+    return [*(GRADED_KEYS if graded else PLAIN_KEYS), *KEYS]
+
+
+def keys_sheet(keys: Sequence[tuple[str, str]]) -> None:
     """Every key of the page, on demand."""
     with st.popover("Keys", type="tertiary", icon=":material/keyboard:", key="keys"):
-        table(("Key", "What it does"), [*(GRADED_KEYS if graded else PLAIN_KEYS), *KEYS], "No key acts while you type.")
+        table(("Key", "What it does"), keys, "No key acts while you type.")
 
 
 def round_meter(*, done: int, target: int, mine: int, name: str, today: str = "") -> None:

@@ -2,7 +2,7 @@
 
 draw_cards    the texts, each on a card with its letter and its key
 draw_board    the board, at the bottom where the verdicts are for pairs
-keys_sheet    every key of this screen
+KEYS          every key of this screen
 
 The Label page shows it in the place of two panes wherever the next pair stands for a slate.
 """
@@ -16,7 +16,6 @@ from store.comparisons import Choice
 from store.database import reading
 from store.pairs import ShownPair
 from store.slates import ShownSlate, comparisons_in, shown_slate
-from ui import components as show
 from ui import rankings_said, verdicts
 from ui.model_text import render_model_text
 from ui.ranking_board import board
@@ -99,13 +98,6 @@ def all_bad_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> 
         on_click=act,
         args=(rankings_said.call_all_bad, workspace, pair.pair_id, annotator_id),
     )
-
-
-def keys_sheet() -> None:
-    """Every key of this screen, on demand."""
-    with st.popover("Keys", type="tertiary", icon=":material/keyboard:", key="keys"):
-        show.table(("Key", "What it does"), KEYS)
-        st.caption("No key does anything while you type.")
 
 
 _CSS = """<style>

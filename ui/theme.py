@@ -187,8 +187,10 @@ SHOW_AHEAD
     if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest?.(own)) return;
     if (event.key in also) document.querySelector(also[event.key])?.click();
     // Pressed as with the mouse: what is done on a click is then done for keys too.
-    const meant = [...document.querySelectorAll(answers)].find((button) =>
-      button.querySelector("kbd")?.textContent === (SIGNS[event.key] || event.key.toUpperCase()));
+    // The verdicts may still stand where the reasons to skip are drawn already: these come first.
+    const key = SIGNS[event.key] || event.key.toUpperCase();
+    const meant = [...document.querySelectorAll(reasons), ...document.querySelectorAll(`${answers}, ${skip}`)]
+      .find((button) => button.querySelector("kbd")?.textContent === key);
     if (meant) { event.preventDefault(); event.stopPropagation(); meant.click(); }
   }, true);
 }

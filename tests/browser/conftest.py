@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -98,11 +100,12 @@ class Round:
             "SELECT pair.position, verdict, left_side, superseded_at IS NULL FROM comparison "
             "JOIN pair ON pair.id = pair_id ORDER BY comparison.id"
         )
-        connection = sqlite3.connect(self.workspace.folder / "pairloop.db")
-        try:
-            return [Said(row[0] + 1, row[1], row[2], bool(row[3])) for row in connection.execute(query)]
-        finally:
-            connection.close()
+        return [Said(row[0] + 1, row[1], row[2], bool(row[3])) for row in self.query(query)]
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """What lies in the file."""
+        with closing(sqlite3.connect(self.workspace.folder / "pairloop.db")) as connection:
+            return connection.execute(sql).fetchall()
 
 
 @pytest.fixture
@@ -110,4 +113,12 @@ def comparing(tmp_path: Path, serve: Serve) -> Round:
     """A round of ten pairs, eight comparisons wanted, served."""
     workspace = seeding.new_workspace(tmp_path / "workspace", target=8)
     seeding.open_round(workspace, seeding.plain_exchanges(10))
+    return Round(workspace, serve(workspace))
+
+
+@pytest.fixture
+def long_round(tmp_path: Path, serve: Serve) -> Round:
+    """A round with so many pairs that the next one is known ahead."""
+    workspace = seeding.new_workspace(tmp_path / "workspace", target=40)
+    seeding.open_round(workspace, seeding.plain_exchanges(40))
     return Round(workspace, serve(workspace))

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 
 import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
+from dpo_core.config import LabelSettings
 from store.annotators import deactivate_annotator
 from store.database import writing
-from tests.browser import seeding
-from tests.browser.conftest import Round, Serve
+from tests.browser.conftest import Round
 from tests.browser.test_label import pane, wait_for_question
-
-
-@pytest.fixture
-def long_round(tmp_path: Path, serve: Serve) -> Round:
-    """A round with so many pairs that the next one is known ahead."""
-    workspace = seeding.new_workspace(tmp_path / "workspace", target=40)
-    seeding.open_round(workspace, seeding.plain_exchanges(40))
-    return Round(workspace, serve(workspace))
-
 
 DOUBLE_PRESS = """() => {
   const press = () => document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "2", bubbles: true }));
@@ -69,6 +60,20 @@ def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_r
     wait_for_question(page, 3)
     assert [each.question for each in long_round.said()] == [1, 2]
     assert long_round.said()[1].verdict == ("a" if first_is_right else "b")
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_number_right_after_s_is_the_reason_and_never_a_verdict(page: Page, long_round: Round, still: bool) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round) if still else nullcontext():
+        page.keyboard.press("s")
+        page.keyboard.press("2")
+    wait_for_question(page, 2)
+    [said] = long_round.said()
+    assert (said.question, said.verdict) == (1, "skip")
+    [(tags,)] = long_round.query("SELECT tags FROM comparison")
+    assert json.loads(tags) == [LabelSettings().skip_reasons[1]]
 
 
 def test_a_double_press_is_no_verdict_on_the_pair_that_was_ahead(page: Page, long_round: Round) -> None:

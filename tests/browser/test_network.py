@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Round
-from tests.browser.test_ahead import long_round, wait_until_ready  # noqa: F401
+from tests.browser.test_ahead import wait_until_ready
 from tests.browser.test_label import wait_for_question
 
 
@@ -67,7 +67,7 @@ class Cable:
 
 
 @pytest.fixture
-def cable(long_round: Round) -> Iterator[Cable]:  # noqa: F811
+def cable(long_round: Round) -> Iterator[Cable]:
     laid = Cable(long_round.url)
     with closing(laid.listener):
         yield laid
@@ -88,7 +88,7 @@ def agreed(page: Page, served: Round) -> int:
 @pytest.mark.parametrize("pressed", ["before", "while it is cut"])
 def test_verdicts_survive_a_network_that_comes_and_goes(
     page: Page,
-    long_round: Round,  # noqa: F811
+    long_round: Round,
     cable: Cable,
     pressed: str,
 ) -> None:

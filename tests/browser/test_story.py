@@ -66,7 +66,7 @@ def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, de
     page.get_by_role("link", name="Loop").click()
     page.get_by_role("button", name=f"Train early, on {COMPARED} comparisons").click()
     page.get_by_role("button", name="Watch the run").click()
-    expect(page.get_by_text("Train").first).to_be_visible()
+    expect(page.get_by_role("heading", name="Train · run 2")).to_be_visible()
     page.get_by_role("link", name="Label").click()
     compare_by_keyboard(page, "l", done=COMPARED)  # while the run trains
 

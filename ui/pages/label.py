@@ -59,9 +59,9 @@ def tools(workspace: Workspace) -> None:
         onboarding.guidelines_control(workspace)
         reading_controls(differences=kind == "pair")
     if kind == "pair":
-        show.keys_sheet(graded=workspace.settings.label.strengths)
+        show.keys_sheet(show.pair_keys(graded=workspace.settings.label.strengths))
     elif kind:
-        ranking.keys_sheet()
+        show.keys_sheet(ranking.KEYS)
     show.name_control()
 
 
