@@ -17,7 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError
-from store.models import MEASURING, Comparison, Hold, Pair, Purpose, UtcDateTime, Verdict, now
+from store.models import MEASURING, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
+from store.queue_tables import Hold
 
 HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to, if nothing else is asked for
 

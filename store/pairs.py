@@ -16,22 +16,10 @@ from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
 from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
 from store.measuring import due_pair
-from store.models import (
-    COUNTED,
-    Annotator,
-    Comparison,
-    Completion,
-    Hold,
-    Pair,
-    Prompt,
-    Purpose,
-    QueueMark,
-    Round,
-    Verdict,
-    now,
-)
+from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
 from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
+from store.queue_tables import Hold, QueueMark
 
 FEW = 20  # pairs that are left: from then on nobody is given one ahead of time
 MARK_EVERY = 16  # pairs that an annotator is on, before it is noted how far they are in the queue

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.database import chunks
-from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
+from store.models import COUNTED, Annotator, Comparison, Pair, Prompt, Verdict, now
 from store.pairs import count_pairs, recount_open_slots
+from store.queue_tables import Hold, QueueMark
 from store.ranking_tables import Slate
 from store.roles import require_researcher
 

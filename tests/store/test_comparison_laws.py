@@ -18,8 +18,9 @@ from sqlmodel import col, select
 from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, record_comparison
 from store.database import open_database, reading, writing
-from store.models import Checkpoint, Comparison, Hold, Pair, Round, now
+from store.models import Checkpoint, Comparison, Pair, Round, now
 from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
+from store.queue_tables import Hold
 from store.round_work import work_done
 from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last

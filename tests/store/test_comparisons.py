@@ -23,8 +23,9 @@ from store.comparisons import (
 )
 from store.database import reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
-from store.models import Comparison, Hold, Pair, Verdict, now
+from store.models import Comparison, Pair, Verdict, now
 from store.pairs import left_side, next_pair
+from store.queue_tables import Hold
 from store.round_work import work_done
 from tests.store.undoing import undo_last
 

@@ -17,7 +17,7 @@ from store.comparisons import record_comparison
 from store.database import reading, writing
 from store.errors import StoreError, UnknownRecordError
 from store.holds import release_hold
-from store.models import Completion, Hold, Purpose, now
+from store.models import Completion, Purpose, now
 from store.pairs import (
     NewCompletion,
     ShownPair,
@@ -28,6 +28,7 @@ from store.pairs import (
     next_pair,
     shown_pair,
 )
+from store.queue_tables import Hold
 from tests.store.asking import add_imported_text, add_prompt
 from tests.store.undoing import undo_last
 

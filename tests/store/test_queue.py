@@ -15,10 +15,11 @@ from sqlmodel import select
 from store.comparisons import count_round, record_comparison
 from store.database import reading, writing
 from store.errors import PairChangedError, StateError
-from store.models import Comparison, Hold, Pair, QueueMark, now
+from store.models import Comparison, Pair, now
 from store.pairs import FEW, ShownPair, pair_ahead
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules
+from store.queue_tables import Hold, QueueMark
 from store.rounds import pause_round, resume_round
 from tests.store.queueing import add_gold, answer, go_through, serve
 from tests.store.test_processes import PREAMBLE, run_together
