@@ -189,7 +189,7 @@ SHOW_AHEAD
     // Pressed as with the mouse: what is done on a click is then done for keys too.
     // The verdicts may still stand where the reasons to skip are drawn already: these come first.
     const key = SIGNS[event.key] || event.key.toUpperCase();
-    const meant = [...document.querySelectorAll(reasons), ...document.querySelectorAll(`${answers}, ${skip}`)]
+    const meant = [...document.querySelectorAll(reasons), ...document.querySelectorAll(`${answers}, ${asks}`)]
       .find((button) => button.querySelector("kbd")?.textContent === key);
     if (meant) { event.preventDefault(); event.stopPropagation(); meant.click(); }
   }, true);

@@ -192,9 +192,11 @@ def verdict_button(
 
 def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """Skip at once, or ask why first where this workspace wants to know."""
-    at_once = (skipping(pair), workspace, pair.pair_id, annotator_id, "")
-    given = (verdicts.ask_why, pair.pair_id) if workspace.settings.label.skip_reasons else at_once
-    st.button("Skip", key=f"skip-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
+    given: tuple[object, ...] = (skipping(pair), workspace, pair.pair_id, annotator_id, "")
+    name = "skip"
+    if workspace.settings.label.skip_reasons:
+        given, name = (verdicts.ask_why, pair.pair_id), "ask"  # by which the browser knows that reasons will come
+    st.button("Skip", key=f"{name}-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
 
 
 def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
