@@ -238,12 +238,13 @@ def supersede_ranking(*, session: Session, ranking_id: int) -> None:
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
-    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`, none of them retracted.
+    """A round's current comparisons by verdict, with `done` (all but skips) and `total`, none of them retracted.
 
-    Those on gold pairs, repeats and rewrites are not among them: no round asks for these.
+    Those on duels, which nothing learns of, are counted apart: `duels`, skips not among them. Those on gold pairs,
+    repeats and rewrites are not counted at all: no round asks for these.
     """
     rows = session.exec(
-        select(Comparison.verdict, func.count())
+        select(Pair.purpose, Comparison.verdict, func.count())
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
@@ -253,11 +254,13 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
-        .group_by(Comparison.verdict)
+        .group_by(col(Pair.purpose), Comparison.verdict)
     ).all()
-    counts = {verdict.value: 0 for verdict in Verdict} | dict(rows)
+    counts = {verdict.value: 0 for verdict in Verdict}
+    counts |= {verdict: count for purpose, verdict, count in rows if purpose == Purpose.TRAIN}
     total = sum(counts.values())
-    return counts | {"done": total - counts[Verdict.SKIP], "total": total}
+    duels = sum(count for purpose, verdict, count in rows if purpose == Purpose.DUEL and verdict != Verdict.SKIP)
+    return counts | {"done": total - counts[Verdict.SKIP], "total": total, "duels": duels}
 
 
 def comparisons_since(

@@ -338,17 +338,16 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
 
 
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
-    """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
+    """How many pairs a round has, how many duels beside them, and how many of both still want a comparison.
 
-    All pairs of a slate are among the first; of those that are open, only the one which stands in the queue for it.
-    `round_id` None: those that were imported. Gold pairs, repeats and rewrites are not among them.
+    `{"pairs": n, "duels": d, "open": m}`. All pairs of a slate are among the first; of those that are open, only the
+    one which stands in the queue for it. `round_id` None: those that were imported. Gold pairs, repeats and rewrites
+    are not among them.
     """
-    pairs, open_pairs = session.exec(
-        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(
-            Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
-        )
-    ).one()
-    return {"pairs": pairs, "open": open_pairs}
+    is_duel, is_open = col(Pair.purpose) == Purpose.DUEL, col(Pair.open_slots) > 0
+    counts = (func.count().filter(~is_duel), func.count().filter(is_duel), func.count().filter(is_open))
+    asked = Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+    return dict(zip(("pairs", "duels", "open"), session.exec(select(*counts).where(*asked)).one(), strict=True))
 
 
 def count_naming_makers(*, session: Session, round_id: int) -> int:

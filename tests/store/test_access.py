@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dpo_core.loop import pick_candidate
-from store import annotators, invites, rounds, runs
+from dpo_core.deciding import pick_candidate
+from store import annotators, decisions, invites, rounds, runs
 from store.access_tables import Login
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators
 from store.comparisons import Choice, record_comparison
@@ -279,7 +279,7 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
         "move a round": lambda session: rounds.set_round_status(
             session=session, round_id=1, status=RoundStatus.TRAINING
         ),
-        "decide": lambda session: rounds.decide_round(
+        "decide": lambda session: decisions.decide_round(
             session=session, round_id=1, decision=Decision.PROMOTE, by="Mallory"
         ),
         "start a run": lambda session: runs.queue_run(

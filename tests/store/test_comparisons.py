@@ -294,5 +294,5 @@ def test_counts_of_a_round(engine: sa.Engine, make_round: Any, people: list[int]
     with reading(engine) as session:
         counts = count_round(session=session, round_id=opened.id)
         mine = [work_done(session=session, round_id=opened.id, annotator_id=person).mine for person in people]
-    assert counts == {"a": 0, "b": 0, "tie": 3, "both_bad": 1, "skip": 1, "done": 4, "total": 5}
+    assert counts == {"a": 0, "b": 0, "tie": 3, "both_bad": 1, "skip": 1, "done": 4, "total": 5, "duels": 0}
     assert mine == [3, 1, 0]

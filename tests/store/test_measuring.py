@@ -94,7 +94,7 @@ def test_they_count_nowhere_and_are_trained_on_never(
     found = purposes(served)
     with writing(engine) as session:
         assert count_round(session=session, round_id=round_id)["total"] == 60
-        assert count_pairs(session=session, round_id=round_id) == {"pairs": 60, "open": 0}
+        assert count_pairs(session=session, round_id=round_id) == {"pairs": 60, "duels": 0, "open": 0}
         assert count_pairs(session=session, round_id=None)["pairs"] == 0
         assert count_comparisons(session=session)["comparisons"] == 60
         work = work_done(session=session, round_id=round_id, annotator_id=people[0])

@@ -138,7 +138,7 @@ def test_the_queue_is_served_in_order_until_it_is_empty(engine: sa.Engine, make_
         say(engine, pair_id, people[0])
     assert served == [pair.id for pair in pairs]
     with reading(engine) as session:
-        assert count_pairs(session=session, round_id=opened.id) == {"pairs": 3, "open": 0}
+        assert count_pairs(session=session, round_id=opened.id) == {"pairs": 3, "duels": 0, "open": 0}
 
 
 def test_pairs_of_other_rounds_are_not_served(engine: sa.Engine, make_round: Any, people: list[int]) -> None:

@@ -63,7 +63,7 @@ def test_as_many_look_at_a_pair_as_it_wants(engine: sa.Engine, make_round: Any, 
     assert [serve(engine, opened.id, person).pair_id for person in people] == [first.id, first.id, second.id]
     with reading(engine) as session:
         counts = count_queue(session=session, round_id=opened.id)
-    assert counts == {"pairs": 2, "open": 2, "slots": 4, "on_screen": 2}
+    assert counts == {"pairs": 2, "duels": 0, "open": 2, "slots": 4, "on_screen": 2}
 
 
 @pytest.mark.parametrize("wanted", [1, 2])

@@ -332,7 +332,7 @@ def test_one_pair_stands_in_the_queue_for_the_slate(engine: sa.Engine, people: l
     slates = make_slates(engine, slates=2, size=4)
     assert open_pairs(engine) == [(1, 1), (7, 1)]
     with reading(engine) as session:
-        assert count_pairs(session=session, round_id=1) == {"pairs": 12, "open": 2}
+        assert count_pairs(session=session, round_id=1) == {"pairs": 12, "duels": 0, "open": 2}
         queue = count_queue(session=session, round_id=1)
         assert queue["slots"] == 12
         assert [pair.follows for pair in slate_pairs(session=session, slate_id=slates[1])] == [None, *[7] * 5]
@@ -392,6 +392,7 @@ def test_a_ranking_is_one_piece_of_work_and_many_comparisons(engine: sa.Engine, 
             "skip": 0,
             "done": 12,
             "total": 12,
+            "duels": 0,
         }
         assert work_done(session=session, round_id=1, annotator_id=people[0]).mine == 12
         today = comparisons_since(session=session, annotator_id=people[0], round_id=1, since=since)

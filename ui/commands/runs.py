@@ -70,7 +70,7 @@ def sample(
     else:
         start_round(opened, by=this_person(), comparisons=comparisons)
         run = _open_run(opened)
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def _open_run(workspace: Workspace) -> Run:
@@ -118,7 +118,7 @@ def train(
         _print_plan(plan_training(opened, changes=asked), as_json)
         return
     run = start_training(opened, by=this_person(), early=early, changes=asked, force=anyway, sweep=sweep or ())
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def _print_plan(plan: MemoryPlan | None, as_json: bool) -> None:
@@ -155,7 +155,7 @@ def evaluate(
     with reading(opened.engine) as session:
         judged_on = get_snapshot(session=session, name=snapshot)
     run = queue_evaluation(opened, checkpoint=checkpoint, snapshot=judged_on, by=this_person())
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def runs(
@@ -186,7 +186,7 @@ def runs(
     if number is None:
         _list_runs(opened, as_json)
     elif retry_it:
-        _see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
+        see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
     elif follow:
         _report(_follow(opened, number), as_json)
     elif cancel_it:
@@ -268,7 +268,7 @@ def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:
+def see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:
     """Wait for a run that was queued, or carry it out here if nobody else will."""
     assert run.id is not None
     if detach:
@@ -276,7 +276,21 @@ def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool)
         return
     with reading(workspace.engine) as session:
         somebody_works = bool(live_workers(session=session))
-    _report(_follow(workspace, run.id) if somebody_works else _carry_out(workspace, run.id), as_json)
+    ended = _follow(workspace, run.id) if somebody_works else _carry_out(workspace, run.id)
+    if ended.kind == RunKind.TRAIN and ended.status == RunStatus.DONE and not somebody_works:
+        _write_duels(workspace)
+    _report(ended, as_json)
+
+
+def _write_duels(workspace: Workspace) -> None:
+    """Carry out the run that a training leaves in the queue. What becomes of it does not change the training's."""
+    with reading(workspace.engine) as session:
+        waiting = read_loop(session=session).open_run
+    if waiting is None or waiting.kind != RunKind.DUEL or waiting.id is None:
+        return
+    ended = _carry_out(workspace, waiting.id)
+    if ended.status != RunStatus.DONE:
+        remark(f"No duels were written ({ended.error or ended.status}). Again: `pairloop runs {ended.id} --retry`.")
 
 
 def _carry_out(workspace: Workspace, number: int) -> Run:
@@ -333,7 +347,11 @@ def _outcome(run: Run) -> str:
     if run.status != RunStatus.DONE:
         return f"Run {run.id} ({run.kind}) is {run.status}. See it with `pairloop runs {run.id} --follow`."
     made = ", ".join(f"{name} {figure(value)}" for name, value in _flat(run.result).items())
-    following = {RunKind.SAMPLE: "compare them (`pairloop up`)", RunKind.TRAIN: "decide (`pairloop rounds --promote`)"}
+    following = {
+        RunKind.SAMPLE: "compare them (`pairloop up`)",
+        RunKind.TRAIN: "judge its duels (`pairloop up`), then decide (`pairloop rounds`)",
+        RunKind.DUEL: "judge them (`pairloop up`), then decide (`pairloop rounds`)",
+    }
     after = following.get(RunKind(run.kind))
     alarms = alarm_words(run_alarms(run))
     told = f"\n{alarms} (`pairloop runs {run.id}` tells more)." if alarms else ""

@@ -123,7 +123,7 @@ def head(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
         return
     goal = workspace.settings.label.daily_goal
     today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, desk.round.id), goal) if goal else ""
-    done, target = meter_figures(workspace.settings, desk.round.target, desk.work)
+    done, target = meter_figures(workspace.settings, desk.round.target + desk.round.duels, desk.work)
     show.round_meter(done=done, target=target, mine=desk.work.mine, name=my_name(), today=today)
 
 
@@ -267,7 +267,7 @@ def target_reached(workspace: Workspace, desk: Desk) -> None:
     """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
     assert desk.round is not None and desk.work is not None
     asking = desk.round.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING)
-    if (asking and desk.work.judged < desk.round.target) or not visitor().researcher:
+    if (asking and desk.work.judged < desk.round.target + desk.round.duels) or not visitor().researcher:
         return
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
