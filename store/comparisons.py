@@ -64,7 +64,8 @@ def record_comparison(
     """Write a verdict on a pair and recount what the pair still wants, in the session's one transaction.
 
     A verdict that stands already is returned as it is (a second press of a key, a second tab), unless `replace`
-    asks for a change of mind, which supersedes it. Raises UnknownRecordError for a pair that is not there,
+    asks for a change of mind, which supersedes it. One that `adjudicates` stands beside what its annotator said as one
+    of many, and replaces a decision of theirs alone. Raises UnknownRecordError for a pair that is not there,
     PairChangedError for an annotator who may not compare any more, StoreError for a choice or strength that is not one.
     """
     if strength not in (None, 1, 2, 3):
@@ -72,11 +73,11 @@ def record_comparison(
     choice = _choice(session, annotator_id, choice)
     pair = lock_pair(session=session, pair_id=pair_id)
     side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
-    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id, adjudicates=adjudicates)
     if standing is not None and not replace:
         return standing
     if standing is not None:
-        _supersede(session, standing, pair)
+        supersede(session=session, said=standing, pair=pair)
     said = Comparison(
         pair_id=pair_id,
         annotator_id=annotator_id,
@@ -91,20 +92,16 @@ def record_comparison(
         left_side=side,
         guidelines_id=guidelines_id_in_force(session=session),
     )
-    add_standing(session=session, said=said, pair=pair)
-    release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    return said
-
-
-def add_standing(*, session: Session, said: Comparison, pair: LockedPair) -> None:
-    """Write a verdict that stands from now on, and count it."""
     session.add(said)
     session.flush()
     count_verdict(session=session, said=said, purpose=pair.purpose, round_id=pair.round_id, by=1)
     recount_open_slots(session=session, pair_id=pair.id)
+    release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    return said
 
 
-def _supersede(session: Session, said: Comparison, pair: LockedPair) -> None:
+def supersede(*, session: Session, said: Comparison, pair: LockedPair) -> None:
+    """Let a verdict or a decision that came of no ranking stand no more, and uncount it. The pair's slots are not."""
     said.superseded_at = now()
     session.add(said)
     session.flush()
@@ -152,12 +149,16 @@ _STANDING = sa.select(Comparison).where(
     col(Comparison.pair_id) == sa.bindparam("pair_id"),
     col(Comparison.annotator_id) == sa.bindparam("annotator_id"),
     col(Comparison.superseded_at).is_(None),
+    col(Comparison.adjudicates) == sa.bindparam("adjudicates"),
 )
 
 
-def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> Comparison | None:
-    """This annotator's standing verdict on the pair, if any."""
-    return session.scalar(_STANDING, {"pair_id": pair_id, "annotator_id": annotator_id})
+def current_comparison(
+    *, session: Session, pair_id: int, annotator_id: int, adjudicates: bool = False
+) -> Comparison | None:
+    """This annotator's standing verdict on the pair, if any; where it `adjudicates`, their decision about it."""
+    given = {"pair_id": pair_id, "annotator_id": annotator_id, "adjudicates": adjudicates}
+    return session.scalar(_STANDING, given)
 
 
 # Their latest few, so that what it costs does not grow with what they said before.
@@ -197,12 +198,13 @@ def last_verdict(*, session: Session, annotator_id: int, round_id: int) -> tuple
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
     """Take back a verdict of this annotator's, and hold its pair for them; the whole ranking, if it came of one.
 
-    None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
+    None if it was taken back or changed already (a key pressed twice, a second tab), and for a decision, which
+    `take_back_decision` takes back. The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
     it) stays theirs. Raises PairChangedError for an annotator who may not compare any more.
     """
     undone = session.get(Comparison, comparison_id)
-    if undone is None or undone.annotator_id != annotator_id:
+    if undone is None or undone.annotator_id != annotator_id or undone.adjudicates:
         return None
     _require_active(session, annotator_id)
     pair = lock_pair(session=session, pair_id=undone.pair_id)
@@ -211,7 +213,7 @@ def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) 
     if undone.superseded_at is not None:
         return None
     if undone.ranking_id is None:
-        _supersede(session, undone, pair)
+        supersede(session=session, said=undone, pair=pair)
     else:
         supersede_ranking(session=session, ranking_id=undone.ranking_id)
     recount_open_slots(session=session, pair_id=asked)
@@ -270,7 +272,7 @@ def comparisons_since(
     """
     latest = (
         select(Comparison.id, Comparison.pair_id, Comparison.created_at)
-        .where(Comparison.annotator_id == annotator_id)
+        .where(Comparison.annotator_id == annotator_id, ~col(Comparison.adjudicates))
         .order_by(col(Comparison.id).desc())
         .limit(most)
         .subquery()
@@ -319,8 +321,8 @@ def remarks_of(said: Comparison) -> Remarks:
 def count_comparisons(*, session: Session) -> dict[str, int]:
     """Standing comparisons of all rounds and imports: `{"comparisons": n, "skips": k, "annotators": m}`.
 
-    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor what a retracted
-    annotator said: the numbers are those that the rounds give.
+    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor decisions, nor what a
+    retracted annotator said: the numbers are those that the rounds give.
     """
     judged = col(Comparison.verdict) != Verdict.SKIP
     comparisons, skips, annotators = session.exec(
@@ -334,6 +336,7 @@ def count_comparisons(*, session: Session) -> dict[str, int]:
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
             col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
             col(Pair.purpose).in_(COUNTED),
             col(Annotator.retracted_at).is_(None),
         )

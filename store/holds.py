@@ -24,11 +24,15 @@ HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was 
 
 
 def answered_by(annotator_id: Any) -> Any:
-    """Whether this annotator has a verdict standing on the pair, a skip included: a condition on `Pair`."""
+    """Whether this annotator has a verdict standing on the pair, a skip included: a condition on `Pair`.
+
+    A decision about it is none.
+    """
     standing = sa.select(col(Comparison.id)).where(
         col(Comparison.pair_id) == col(Pair.id),
         col(Comparison.annotator_id) == annotator_id,
         col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
     )
     return standing.exists()
 
@@ -137,6 +141,7 @@ _HAS_ANSWERED = (
         col(Comparison.pair_id) == col(Pair.id),
         col(Comparison.annotator_id) == ANNOTATOR,
         col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
         col(Comparison.verdict) != Verdict.SKIP,
     )
     .exists()

@@ -39,8 +39,8 @@ def record_ranking(
 
     `tiers`: positions on this annotator's screen, from 0 on, the best first; none unless the outcome is `ranked`.
     `tags`: why it was skipped. A ranking that stands already is returned as it is (a second press, a second tab),
-    unless `replace` asks for a change of mind, which supersedes it. What this annotator said of one of the pairs alone,
-    when they adjudicated, stays. Raises UnknownRecordError for a slate that is not there, PairChangedError for one
+    unless `replace` asks for a change of mind, which supersedes it. What this annotator decided about one of the
+    pairs stands beside it. Raises UnknownRecordError for a slate that is not there, PairChangedError for one
     who may not compare any more, StoreError for tiers that do not name each completion once.
     """
     require_comparing(session=session, annotator_id=annotator_id)
@@ -105,6 +105,7 @@ def _write_comparisons(session: Session, slate: Slate, ranking: Ranking, pairs: 
                 col(Comparison.pair_id).in_([pair.id for pair in pairs]),
                 Comparison.annotator_id == ranking.annotator_id,
                 col(Comparison.superseded_at).is_(None),
+                ~col(Comparison.adjudicates),
             )
         )
     )

@@ -209,6 +209,10 @@ def line(entry: Found) -> tuple[object, ...]:
 
 def verdict_words(said: Comparison) -> str:
     """A verdict by the side that was seen; by its completion where nobody saw any side."""
+    return f"decided: {_verdict_words(said)}" if said.adjudicates else _verdict_words(said)
+
+
+def _verdict_words(said: Comparison) -> str:
     if said.verdict in WORDS:
         return WORDS[said.verdict]
     return ("left" if said.verdict == said.left_side else "right") if said.left_side else said.verdict

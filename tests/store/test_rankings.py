@@ -317,12 +317,15 @@ def test_a_decision_about_one_pair_stays_when_the_ranking_changes(engine: sa.Eng
     with writing(engine) as session:
         decided = adjudicate(session=session, pair_id=3, annotator_id=people[0], choice="tie")
     rank(engine, slate_id, people[0], [[0, 1, 2, 3]], replace=True)
+    with reading(engine) as session:
+        ranking = current_ranking(session=session, slate_id=slate_id, annotator_id=people[0])
     mine = [row for row in standing(engine) if row.annotator_id == people[0]]
-    assert len(mine) == 6 and [row.id for row in mine if row.adjudicates] == [decided.id]
+    said = [row for row in mine if not row.adjudicates]
+    assert [row.ranking_id for row in said] == [ranking.id] * 6  # beside the decision, and none of the earlier ranking
+    assert [row.id for row in mine if row.adjudicates] == [decided.id]
     with writing(engine) as session:
         take_back_decision(session=session, comparison_id=decided.id, annotator_id=people[0])
-    mine = [row for row in standing(engine) if row.annotator_id == people[0]]
-    assert len({row.pair_id for row in mine}) == len(mine)
+    assert [row for row in standing(engine) if row.annotator_id == people[0]] == said
 
 
 # --- in the queue -----------------------------------------------------------------------------------------------------
