@@ -116,9 +116,10 @@ def _write(
             seconds=round(watch.seconds(), 2),
             replace=again,
         )
-        if rewrites is not None and (
-            before is None or said.id != before.id
-        ):  # not a second tab's, whose verdict fell away
+        if again and choice == Choice.SKIP:
+            rewrites = {}  # nothing is learned of a pair that was skipped after all
+        is_new = before is None or said.id != before.id  # not a second tab's, whose verdict fell away
+        if rewrites is not None and is_new:
             replace_rewrites(session=session, pair_id=pair_id, annotator_id=annotator_id, texts=rewrites)
     if again:
         st.session_state["notice"] = "Saved. What you said before stays in the history."
