@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError
-from store.models import MEASURING, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
+from store.models import MEASURING, Annotator, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
 from store.queue_tables import Hold
 
 HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to, if nothing else is asked for
@@ -35,6 +35,24 @@ def answered_by(annotator_id: Any) -> Any:
         ~col(Comparison.adjudicates),
     )
     return standing.exists()
+
+
+def is_decided() -> Any:
+    """Whether a decision stands on the pair, which then wants no more answers: a condition on `Pair`.
+
+    A decision about one pair of a slate leaves the slate as open as it was: the others still want its ranking.
+    """
+    ruling = (
+        sa.select(col(Comparison.id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(
+            col(Comparison.pair_id) == col(Pair.id),
+            col(Comparison.adjudicates),
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
+    )
+    return col(Pair.slate_id).is_(None) & ruling.exists()
 
 
 def has_room_for(annotator_id: Any, moment: Any) -> Any:

@@ -181,6 +181,12 @@ def test_verdicts_that_a_decision_replaced_stand_beside_it_again(tmp_path: Path)
         comparison_row(7, 1, at("05"), at("09"), who=3),
         comparison_row(8, 0, at("09"), None, who=3),
         "INSERT INTO round_work VALUES (1, 3, 1, 0)",
+        # A slate that two are to rank; Ada decided about the pair that stands for it, which closed it.
+        f"INSERT INTO slate VALUES (1, 1, 1, 's', 2, 0, '{WHEN}')",
+        "INSERT INTO pair (id, prompt_id, completion_a_id, completion_b_id, round_id, purpose, side_seed, position, "
+        f"wanted, open_slots, slate_id, created_at) VALUES (2, 1, 2, 1, 1, 'train', 5, 0, 2, 0, 1, '{WHEN}')",
+        comparison_row(9, 0, at("01"), None, pair=2, who=2),
+        comparison_row(10, 1, at("09"), None, pair=2),
     )
     with old.begin() as connection:
         config = database._alembic_config()
@@ -195,8 +201,13 @@ def test_verdicts_that_a_decision_replaced_stand_beside_it_again(tmp_path: Path)
     engine = open_database(f"sqlite:///{path}")
     with engine.connect() as connection:
         standing = connection.exec_driver_sql("SELECT id FROM comparison WHERE superseded_at IS NULL ORDER BY id")
-        assert [row.id for row in standing] == [1, 3, 5, 8]
-        assert connection.exec_driver_sql("SELECT * FROM round_work ORDER BY 2").all() == [(1, 1, 1, 0), (1, 3, 1, 0)]
+        assert [row.id for row in standing] == [1, 3, 5, 8, 9, 10]
+        assert connection.exec_driver_sql("SELECT * FROM round_work ORDER BY 2").all() == [
+            (1, 1, 1, 0),
+            (1, 2, 1, 0),
+            (1, 3, 1, 0),
+        ]
+        assert connection.exec_driver_sql("SELECT open_slots FROM pair ORDER BY id").scalars().all() == [0, 1]
 
 
 def test_a_newer_database_is_refused_and_left_as_it_was(engine: sa.Engine, tmp_path: Path) -> None:

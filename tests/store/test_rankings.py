@@ -328,6 +328,39 @@ def test_a_decision_about_one_pair_stays_when_the_ranking_changes(engine: sa.Eng
     assert [row for row in standing(engine) if row.annotator_id == people[0]] == said
 
 
+def test_a_decision_about_the_pair_that_stands_for_a_slate_leaves_the_slate_open(
+    engine: sa.Engine, people: list[int]
+) -> None:
+    [slate_id] = make_slates(engine, slates=1, wanted=3)
+    ranking = rank_truly(engine, slate_id, people[0])
+    with writing(engine) as session:
+        adjudicate(session=session, pair_id=1, annotator_id=people[0], choice="tie")
+        assert last_verdict(session=session, annotator_id=people[0], round_id=1) == (1, 1)
+    assert open_pairs(engine) == [(1, 2)]
+    for person in people[1:]:
+        assert serve(engine, person).slate_id == slate_id
+        rank_truly(engine, slate_id, person)
+    assert open_pairs(engine) == []
+    with writing(engine) as session:
+        undone = undo_last(session=session, annotator_id=people[0], round_id=1)
+        assert undone.ranking_id == ranking.id
+    assert open_pairs(engine) == [(1, 1)] and serve(engine, people[0]).slate_id == slate_id
+
+
+def test_one_decision_does_not_keep_a_doubtful_slate_from_being_asked_again(
+    engine: sa.Engine, people: list[int]
+) -> None:
+    [slate_id] = make_slates(engine, slates=1, size=3, wanted=2)
+    with reading(engine) as session:
+        texts = shown_slate(session=session, slate_id=slate_id, annotator_id=people[1]).texts
+    rank_truly(engine, slate_id, people[0])
+    rank(engine, slate_id, people[1], [[texts.index(text)] for text in sorted(texts, reverse=True)])
+    with writing(engine) as session:
+        adjudicate(session=session, pair_id=1, annotator_id=people[2], choice="tie")
+        assert ask_again(session=session, round_id=1, below=0.9) == [1]
+    assert open_pairs(engine) == [(1, 1)] and serve(engine, people[2]).slate_id == slate_id
+
+
 # --- in the queue -----------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,21 @@ SELECT round_id, annotator_id, SUM(judged), SUM(1 - judged) FROM (
           AND pair.purpose IN ('train', 'duel', 'gold', 'repeat')
 ) AS standing WHERE round_id IS NOT NULL GROUP BY round_id, annotator_id
 """
+# A decision about the pair that stands for a slate had closed the whole slate.
+REOPENED = """
+UPDATE pair SET open_slots = wanted - answered.number
+FROM (SELECT asked.id AS pair_id, COUNT(said.id) AS number
+      FROM pair AS asked
+      LEFT JOIN (SELECT comparison.id, comparison.pair_id FROM comparison
+                 JOIN annotator ON annotator.id = comparison.annotator_id
+                 WHERE comparison.superseded_at IS NULL AND comparison.verdict <> 'skip'
+                       AND NOT comparison.adjudicates AND annotator.retracted_at IS NULL) AS said
+             ON said.pair_id = asked.id
+      WHERE asked.slate_id IS NOT NULL AND asked.follows IS NULL
+            AND EXISTS (SELECT 1 FROM comparison AS ruling WHERE ruling.pair_id = asked.id AND ruling.adjudicates)
+      GROUP BY asked.id) AS answered
+WHERE answered.pair_id = pair.id AND pair.wanted > answered.number
+"""
 
 
 def upgrade() -> None:
@@ -57,6 +72,7 @@ def upgrade() -> None:
     if replaced:
         op.execute("DELETE FROM round_work")
         op.execute(COUNTED)
+    op.execute(REOPENED)
 
 
 def _replaced() -> set[int]:
