@@ -12,12 +12,12 @@ from sqlmodel import Session, col, select
 
 from store.errors import NotAllowedError, PairChangedError, StoreError
 from store.guidelines import guidelines_id_in_force
-from store.holds import release_hold, take_hold
+from store.holds import is_decided, release_hold, require_room, take_hold
 from store.measuring import opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import LockedPair, left_side, lock_pair, recount_open_slots
 from store.ranking_tables import Ranking
-from store.roles import person_of
+from store.roles import person_of, require_researcher
 from store.round_work import count_verdict
 
 UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
@@ -66,8 +66,12 @@ def record_comparison(
     A verdict that stands already is returned as it is (a second press of a key, a second tab), unless `replace`
     asks for a change of mind, which supersedes it. One that `adjudicates` stands beside what its annotator said as one
     of many, and replaces a decision of theirs alone. Raises UnknownRecordError for a pair that is not there,
-    PairChangedError for an annotator who may not compare any more, StoreError for a choice or strength that is not one.
+    PairChangedError for an annotator who may not compare any more and for an answer that comes too late
+    (`require_room`), NotAllowedError in somebody else's name or for a decision by who is no researcher, StoreError for
+    a choice or strength that is not one.
     """
+    if adjudicates:
+        require_researcher(session=session, to="decide about a pair in doubt")
     if strength not in (None, 1, 2, 3):
         raise StoreError(f"A strength is 1, 2 or 3, not {strength!r}.")
     choice = _choice(session, annotator_id, choice)
@@ -76,6 +80,14 @@ def record_comparison(
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id, adjudicates=adjudicates)
     if standing is not None and not replace:
         return standing
+    if not adjudicates:
+        require_room(
+            session=session,
+            pair_id=pair_id,
+            annotator_id=annotator_id,
+            answer=choice,
+            before=None if standing is None else standing.verdict,
+        )
     if standing is not None:
         supersede(session=session, said=standing, pair=pair)
     said = Comparison(
@@ -137,10 +149,6 @@ def require_comparing(*, session: Session, annotator_id: int) -> None:
     """Raise NotAllowedError in somebody else's name, PairChangedError for one who may not compare any more."""
     if person_of(session) not in (None, annotator_id):
         raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
-    _require_active(session, annotator_id)
-
-
-def _require_active(session: Session, annotator_id: int) -> None:
     if not session.scalar(_MAY_COMPARE, {"annotator_id": annotator_id}):
         raise PairChangedError("This annotator is not active any more; nothing was written.")
 
@@ -195,23 +203,32 @@ def last_verdict(*, session: Session, annotator_id: int, round_id: int) -> tuple
     return None if row is None else (row[0], row[1])
 
 
+_DECIDED_SINCE = (
+    "A researcher has decided about that pair since, so it is asked no more, and could not be judged again. What you "
+    "said of it stands as it was; to say something else, look back to it."
+)
+
+
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
     """Take back a verdict of this annotator's, and hold its pair for them; the whole ranking, if it came of one.
 
     None if it was taken back or changed already (a key pressed twice, a second tab), and for a decision, which
     `take_back_decision` takes back. The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
-    it) stays theirs. Raises PairChangedError for an annotator who may not compare any more.
+    it) stays theirs. Raises PairChangedError for an annotator who may not compare any more, and where somebody decided
+    about the pair, which nobody could judge again; NotAllowedError in somebody else's name.
     """
+    require_comparing(session=session, annotator_id=annotator_id)
     undone = session.get(Comparison, comparison_id)
     if undone is None or undone.annotator_id != annotator_id or undone.adjudicates:
         return None
-    _require_active(session, annotator_id)
     pair = lock_pair(session=session, pair_id=undone.pair_id)
     asked = pair.id if pair.follows is None else lock_pair(session=session, pair_id=pair.follows).id
     session.refresh(undone)
     if undone.superseded_at is not None:
         return None
+    if is_decided(session=session, pair_id=asked):
+        raise PairChangedError(_DECIDED_SINCE)
     if undone.ranking_id is None:
         supersede(session=session, said=undone, pair=pair)
     else:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, is_decided, take_hold
+from store.holds import ANNOTATOR, MOMENT, answered_by, decided, has_room_for, held_pair, take_hold
 from store.measuring import due_pair
 from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
@@ -322,7 +322,7 @@ _ANSWERED = (
 _RECOUNT = (
     sa.update(Pair)
     .where(col(Pair.id) == sa.bindparam("this_pair"))
-    .values(open_slots=case((is_decided(), 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
+    .values(open_slots=case((decided(), 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
 )
 
 

@@ -22,7 +22,6 @@ from store.comparisons import (
     undo_comparison,
 )
 from store.database import reading, writing
-from store.holds import require_room
 from store.models import Comparison
 from store.rewrites import replace_rewrites, standing_rewrites
 from store.wording import counted
@@ -105,7 +104,6 @@ def _write(
         if looked_at() == pair_id or rewrites is not None:
             before = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
         again = before is not None and looked_at() == pair_id
-        require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
         said = record_comparison(
             session=session,
             pair_id=pair_id,

@@ -29,7 +29,6 @@ from store.comparisons import (
 from store.database import open_database, reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
 from store.exporting import export_snapshot
-from store.holds import require_room
 from store.lineage import trace_comparison
 from store.measuring import _long_ago
 from store.models import Comparison, Completion, Pair, Round, Verdict, now
@@ -385,8 +384,11 @@ def test_overlap_gives_a_slate_as_many_rankings_as_it_wants(engine: sa.Engine, p
     assert serve(engine, people[2]) is None
     for person in people[:2]:
         rank_truly(engine, slate_id, person)
-    with pytest.raises(PairChangedError), writing(engine) as session:
-        require_room(session=session, pair_id=1, annotator_id=people[2], choice="tie")
+    with pytest.raises(PairChangedError, match="for so long"):
+        rank_truly(engine, slate_id, people[2])
+    assert rank(engine, slate_id, people[2], outcome="skip").outcome == "skip"  # no answer, and wants no room
+    with pytest.raises(PairChangedError, match="for so long"):
+        rank(engine, slate_id, people[2], outcome="all_bad", replace=True)
     with reading(engine) as session:
         assert count_round(session=session, round_id=1)["done"] == 12
         poll = poll_comparisons(session=session, filter=SnapshotFilter())
@@ -401,7 +403,6 @@ def test_annotators_at_once_are_never_given_more_than_is_wanted(engine: sa.Engin
     def work(person: int) -> None:
         while (shown := serve(engine, person)) is not None:
             with writing(engine) as session:
-                require_room(session=session, pair_id=shown.pair_id, annotator_id=person, choice="tie")
                 record_ranking(session=session, slate_id=shown.slate_id, annotator_id=person, tiers=[[2], [0, 1], [3]])
 
     threads = [threading.Thread(target=work, args=(person,)) for person in crowd]
