@@ -131,6 +131,7 @@ def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) ->
 def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
     """What stands of trusted annotators on a pair and its repeats, oldest first."""
     require_researcher(session=session, to="see what others said")
+    repeat_of_it = (col(Pair.repeats) == pair_id) & (col(Pair.purpose) == Purpose.REPEAT)  # and no rewrite on it
     query = (
         sa.select(
             col(Annotator.name),
@@ -144,7 +145,7 @@ def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
         .select_from(Comparison)
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .where(_stands(), sa.or_(col(Pair.id) == pair_id, col(Pair.repeats) == pair_id))
+        .where(_stands(), sa.or_(col(Pair.id) == pair_id, repeat_of_it))
         .order_by(col(Comparison.id))
     )
     return [_own_terms(SaidOnce(*row)) for row in session.execute(query)]

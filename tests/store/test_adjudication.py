@@ -23,6 +23,7 @@ from store.pairs import shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.quality import read_quality
 from store.reliability import KNOWN
+from store.rewrites import replace_rewrites
 from store.round_work import work_done
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
 from tests.store.teams import ask, ask_again, say
@@ -74,6 +75,19 @@ def test_what_was_flagged_on_a_repeat_is_said_of_the_right_completion(engine):
         say(session, repeat, "Ben", verdict="b", flags={"b": ["unsafe"]})
     assert [pair.pair_id for pair in inbox(engine)] == [pair.id]
     assert [one.flags for one in said_of(engine, pair)] == [{}, {}, {"a": ["unsafe"]}]
+
+
+def test_a_bettered_text_is_nothing_that_was_said_of_the_pair(engine, make_round, people):
+    _, (pair,) = make_round(engine, pairs=1, wanted=2)
+    with writing(engine) as session:
+        for person, choice in zip(people[:2], ("tie", "both_bad"), strict=True):
+            record_comparison(session=session, pair_id=pair.id, annotator_id=person, choice=choice)
+        replace_rewrites(session=session, pair_id=pair.id, annotator_id=people[0], texts={"left": "My own."})
+    assert [each.pair_id for each in inbox(engine)] == [pair.id]
+    assert [(one.annotator, one.verdict, one.repeated) for one in said_of(engine, pair)] == [
+        ("Ada", "tie", False),
+        ("Ben", "both_bad", False),
+    ]
 
 
 def test_retracted_annotators_put_nothing_in_doubt(engine):
