@@ -57,7 +57,7 @@ def _write(
     tiers: list[list[int]] | None = None,
     why: str = "",
 ) -> None:
-    watch = attention.my_watch()
+    watch = attention.watch_of_press()
     if watch.pair_id != pair_id or watch.seconds_shown() < verdicts.DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:

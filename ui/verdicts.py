@@ -96,7 +96,7 @@ def _write(
     remarks: Remarks,
     rewrites: dict[str, str] | None,
 ) -> None:
-    watch = attention.my_watch()
+    watch = attention.watch_of_press()
     if watch.pair_id != pair_id or watch.seconds_shown() < DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:
@@ -126,7 +126,7 @@ def _write(
 
 def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
     """Undo a verdict; its pair is shown again. The same press a second time does nothing."""
-    attention.my_watch().stop()
+    attention.watch_of_press().stop()
     with writing(workspace.engine) as session:
         undone = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
         if undone is None:
@@ -162,7 +162,7 @@ def look_at(pair_id: int | None) -> None:
     """Look at this judged pair again; None: go back to the queue."""
     st.session_state["looked_at"] = pair_id
     st.session_state.pop("recalled", None)
-    attention.my_watch().stop()
+    attention.watch_of_press().stop()
 
 
 def to_the_queue() -> None:
