@@ -11,7 +11,8 @@ References go one way, so that rows can be written in order and the schema has n
     DecisionRecord (decision_tables.py) -> Checkpoint, Round
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
-comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
+verdict on a pair, and one current decision about it (a change of mind supersedes the row before, nothing is deleted);
+one prompt text is one row.
 SQLModel table classes do not validate on construction, so rows are made by this package's functions.
 """
 
@@ -371,8 +372,9 @@ class Comparison(SQLModel, table=True):
     """One annotator's verdict on a pair. `left_side` says which completion stood left (none for imports).
 
     `strength`: 1 slightly, 2 clearly, 3 much better. `criteria`: for each criterion "a", "b" or "tie". `flags`: what is
-    wrong with "a" and with "b". `seconds`: how long the pair was looked at. A verdict that `adjudicates` decides for
-    its pair, whatever the others said. `guidelines_id`: the guidelines in force at that moment. What came of a
+    wrong with "a" and with "b". `seconds`: how long the pair was looked at. A row that `adjudicates` is no
+    verdict of its annotator's but a decision for the pair, whatever anybody said; it stands beside what they said
+    themselves. `guidelines_id`: the guidelines in force at that moment. What came of a
     `ranking_id` has neither sides nor seconds of its own.
     """
 
@@ -396,7 +398,7 @@ class Comparison(SQLModel, table=True):
         _one_of("verdict", Verdict),
         sa.CheckConstraint("left_side IS NULL OR left_side IN ('a', 'b')", name="left_side_known"),
         sa.CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength_known"),
-        _unique_where("comparison_current", "pair_id", "annotator_id", where="superseded_at IS NULL"),
+        _unique_where("comparison_current", "pair_id", "annotator_id", "adjudicates", where="superseded_at IS NULL"),
         sa.Index("comparison_by_annotator", "annotator_id", "id"),
     )
 

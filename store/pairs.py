@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
+from store.holds import ANNOTATOR, MOMENT, answered_by, decided, has_room_for, held_pair, take_hold
 from store.measuring import due_pair
 from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
@@ -306,25 +306,23 @@ def lock_pair(*, session: Session, pair_id: int) -> LockedPair:
     return LockedPair(*row)
 
 
-_TRUSTED = (
-    sa.select(col(Comparison.id))
+_ANSWERED = (
+    sa.select(func.count())
+    .select_from(Comparison)
     .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
     .where(
         col(Comparison.pair_id) == col(Pair.id),
+        col(Comparison.verdict) != Verdict.SKIP,
+        ~col(Comparison.adjudicates),
         col(Comparison.superseded_at).is_(None),
         col(Annotator.retracted_at).is_(None),
     )
-)
-_RULED = _TRUSTED.where(col(Comparison.adjudicates)).exists()
-_ANSWERED = (
-    _TRUSTED.where(col(Comparison.verdict) != Verdict.SKIP, ~col(Comparison.adjudicates))
-    .with_only_columns(func.count())
     .scalar_subquery()
 )
 _RECOUNT = (
     sa.update(Pair)
     .where(col(Pair.id) == sa.bindparam("this_pair"))
-    .values(open_slots=case((_RULED, 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
+    .values(open_slots=case((decided(), 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
 )
 
 
@@ -332,7 +330,7 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
     """Set `open_slots` to what the pair still wants.
 
     A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others. One that was
-    adjudicated wants nothing more.
+    decided about wants nothing more, unless it stands for a slate.
     """
     session.connection().execute(_RECOUNT, {"this_pair": pair_id})
 
