@@ -102,6 +102,8 @@ def test_where_both_wrote_the_same_there_is_no_duel(engine: sa.Engine, make_roun
 def test_what_was_said_is_told_as_won_and_lost(engine: sa.Engine, duelled: int, people: list[int]) -> None:
     with reading(engine) as session:
         pairs = [pair.id or 0 for pair in the_duels(session)]
+    with writing(engine) as session:
+        session.get_one(Pair, pairs[0]).wanted = 2
     verdicts = ["a", "b", "a", "tie", "both_bad", "skip", "a"]
     for pair_id, verdict in zip(pairs, verdicts, strict=False):
         say(engine, pair_id, people[0], verdict)
