@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dpo_core.carry_out import carry_out_here
-from dpo_core.deciding import go_on
+from dpo_core.deciding import gate_to_pass, go_on
 from dpo_core.demo import open_demo, start_first_round
 from dpo_core.loop import read_loop, start_training
 from dpo_core.simulate import Persona
@@ -61,11 +61,14 @@ def carry_out(workspace: Workspace) -> None:
 
 
 def a_round(workspace: Workspace) -> None:
-    """Sample, compare, train: up to the decision."""
+    """Sample, compare, train, judge the duels: up to the decision."""
     carry_out(workspace)
     compare(workspace, workspace.settings.round.comparisons)
     start_training(workspace, by="me")
     carry_out(workspace)
+    carry_out(workspace)  # the duels
+    while (gate := gate_to_pass(workspace)) is not None and gate.open_duels:
+        compare(workspace, 1)
 
 
 def shoot(browser: Browser, workspace: Workspace, name: str, height: int) -> Path:
@@ -99,10 +102,10 @@ def shoot_all(browser: Browser, folder: Path) -> list[Path]:
     workspace = open_demo(folder)
     start_first_round(workspace, by="me")
     a_round(workspace)
-    go_on(workspace, decision=Decision.PROMOTE, by="me")
+    go_on(workspace, decision=Decision.PROMOTE, by="me", force=True)
     a_round(workspace)
     paths = [shoot(browser, workspace, "loop", 720), shoot(browser, workspace, "runs", 920)]
-    go_on(workspace, decision=Decision.PROMOTE, by="me")
+    go_on(workspace, decision=Decision.PROMOTE, by="me", force=True)
     carry_out(workspace)
     compare(workspace, 14)
     return [*paths, shoot(browser, workspace, "label", 640)]
