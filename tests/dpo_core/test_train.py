@@ -35,6 +35,7 @@ from store.checkpoints import get_checkpoint, serving_checkpoint
 from store.comparisons import record_comparison
 from store.database import reading, writing
 from store.errors import SnapshotError, StateError
+from store.held_out import rightness
 from store.models import Checkpoint, Decision, Pair, PairReward, Prompt, Run, RunStatus
 from store.pairs import next_pair
 from store.runs import cancel_run
@@ -95,7 +96,8 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
         checkpoint = get_checkpoint(session=session, name="round-1")
-        rewards = session.exec(select(PairReward)).all()
+        every = session.exec(select(PairReward)).all()
+        rewards = [reward for reward in every if reward.checkpoint_id == checkpoint.id]
         held_out = {
             pair.id
             for pair, prompt in session.exec(select(Pair, Prompt).where(Pair.prompt_id == Prompt.id))
@@ -111,6 +113,15 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     assert "trl==" in checkpoint.code_version
     assert checkpoint.metrics["eval"]["pairs"] == len(rewards) > 0
     assert {reward.pair_id for reward in rewards} <= held_out
+    parents = [reward for reward in every if reward not in rewards]
+    assert {reward.checkpoint_id for reward in parents} == {checkpoint.parent_id}
+    assert sorted(reward.pair_id for reward in parents) == sorted(reward.pair_id for reward in rewards)
+    right = [rightness(reward.margin) for reward in parents]
+    assert checkpoint.metrics["eval"]["accuracy_before"] == sum(right) / len(right)
+    canary = checkpoint.metrics["canary"]
+    assert (canary["text"], checkpoint.metrics["checks"]) == ("canary.txt", [])
+    assert canary["tokens"] > 3000  # of bytes, with the tiny tokenizer
+    assert canary["perplexity_after"] == pytest.approx(math.exp(canary["after"])) != canary["perplexity_before"]
     for reward in rewards:
         beta = run.settings["training"]["beta"]
         assert reward.reward_chosen == pytest.approx(beta * (reward.logps_chosen - reward.ref_logps_chosen))
