@@ -362,7 +362,9 @@ def alarms_after(before: Sequence[int], after: Sequence[int], *, max_new_tokens:
 
 def alarms_canary(found: dict[str, Any]) -> list[Alarm]:
     """How much worse the new checkpoint predicts ordinary text. `found`: as a checkpoint's metrics have `canary`."""
-    rise = math.exp(min(found["after"] - found["before"], math.log(1e6))) - 1 if found else 0.0
+    if not found or is_beyond(found):
+        return []
+    rise = math.exp(min(found["after"] - found["before"], math.log(1e6))) - 1
     if rise <= RISE:
         return []
     text = (
@@ -373,6 +375,11 @@ def alarms_canary(found: dict[str, Any]) -> list[Alarm]:
         "learning_rate or fewer epochs keep it closer to its parent."
     )
     return [Alarm("canary-perplexity-risen", "warning", text)]
+
+
+def is_beyond(found: dict[str, Any]) -> bool:
+    """Whether the parent did no better on the text than guessing, as the demo model does: there was nothing to lose."""
+    return bool(found["perplexity_before"] >= found["vocabulary"])
 
 
 def figured(perplexity: float) -> str:

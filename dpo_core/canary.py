@@ -44,10 +44,14 @@ class Canary:
 
 @dataclass(frozen=True)
 class Predicted:
-    """How a model predicts a text: the mean of -log p over the tokens predicted, in nats."""
+    """How a model predicts a text: the mean of -log p over the `tokens` predicted, in nats.
+
+    `vocabulary`: how many tokens it chooses among, which is the perplexity of guessing.
+    """
 
     nats: float
     tokens: int
+    vocabulary: int
 
     @property
     def perplexity(self) -> float:
@@ -79,7 +83,7 @@ def compare_canary(
     bf16: bool,
     progress: RunProgress,
 ) -> dict[str, Any]:
-    """The text under a parent and its checkpoint, for the record: nats a token, perplexities, tokens and its name.
+    """The text under a parent and its checkpoint, for the record: nats a token, perplexities, counts and its name.
 
     Empty for a text of a single token, of which nothing is predicted. Raises RunCancelled, LostRunError.
     """
@@ -96,6 +100,7 @@ def compare_canary(
         "perplexity_before": old.perplexity,
         "perplexity_after": new.perplexity,
         "tokens": new.tokens,
+        "vocabulary": new.vocabulary,
         "text": canary.name,
     }
 
@@ -126,7 +131,7 @@ def predict_text(model: Any, tokenizer: Any, text: str, *, bf16: bool = False, w
     for ids in _windows(tokenizer, text, max(2, room)):
         total += _nats(model, ids, bf16)
         count += len(ids) - 1
-    return Predicted(total / count if count else 0.0, count)
+    return Predicted(total / count if count else 0.0, count, model.config.get_text_config().vocab_size)
 
 
 def _windows(tokenizer: Any, text: str, room: int) -> list[list[int]]:

@@ -40,7 +40,7 @@ def test_one_window_is_the_models_own_loss() -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer).eval()
     found = predict_text(model, tokenizer, TEXT)
-    assert found.tokens == len(TEXT) - 1
+    assert (found.tokens, found.vocabulary) == (len(TEXT) - 1, len(tokenizer))
     assert found.nats == pytest.approx(own_loss(model, tokenizer(TEXT).input_ids), abs=1e-5)
     assert found.perplexity == pytest.approx(math.exp(found.nats))
 
@@ -135,7 +135,7 @@ def test_the_text_that_ships_and_ones_own(make_workspace: Make) -> None:
 
 
 def record(before: float, after: float) -> dict[str, Any]:
-    given = {"before": before, "after": after, "tokens": 800, "text": "canary.txt"}
+    given = {"before": before, "after": after, "tokens": 800, "vocabulary": 50_000, "text": "canary.txt"}
     return given | {"perplexity_before": math.exp(before), "perplexity_after": math.exp(after)}
 
 
@@ -145,5 +145,6 @@ def test_more_than_a_tenth_is_an_alarm_in_words() -> None:
     (alarm,) = alarms_canary(record(3.0, 3.0 + math.log(1.25)))
     assert (alarm.name, alarm.level) == ("canary-perplexity-risen", "warning")
     assert "its perplexity is 25.1 against 20.1 before, 25% more" in alarm.text
+    assert alarms_canary(record(11.0, 12.0)) == []  # a parent that guessed had nothing to lose
     (worst,) = alarms_canary(record(3.0, 700.0) | {"after": 900.0})
     assert "more. It may have lost" in worst.text

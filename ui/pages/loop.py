@@ -38,6 +38,7 @@ from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.judgement import judgement
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
@@ -118,7 +119,7 @@ def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: 
         show.steps(story.STAGES, story.stage_of(state))
     st.subheader(words.title, anchor=False)
     show.paragraph(words.text)
-    details(state, stories)
+    details(workspace, state, stories)
     after_the_cut(workspace, state)
     show.worker_warning(workers, state.run)
 
@@ -129,7 +130,7 @@ def can_train(state: LoopState) -> bool:
     return state.step == Step.TRAIN or early or (state.step == Step.START_ROUND and state.imported > 0)
 
 
-def details(state: LoopState, stories: list[RoundStory]) -> None:
+def details(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
     """Progress, verdict or error, as the step asks for."""
     if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None and not state.imported:
         show.meter(state.comparisons["done"], state.round.target)
@@ -139,7 +140,7 @@ def details(state: LoopState, stories: list[RoundStory]) -> None:
         why = state.run.error or f"Run {state.run.id} was {state.run.status}."
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
-        judgement(evaluation_of(stories[-1]))
+        judgement(workspace, stories[-1].result)
         alarms_line(stories[-1])
 
 
@@ -153,23 +154,6 @@ def after_the_cut(workspace: Workspace, state: LoopState) -> None:
 def evaluation_of(entry: RoundStory) -> dict[str, Any]:
     """What the round's new checkpoint was found to be worth."""
     return dict((entry.result.metrics if entry.result else {}).get("eval") or {})
-
-
-def judgement(evaluation: dict[str, Any]) -> None:
-    """Held-out accuracy before and after, and how much to trust it."""
-    if evaluation.get("pairs"):
-        before, after, pairs = st.columns(3)
-        before.metric(
-            "Held-out accuracy before",
-            story.percent(evaluation.get("accuracy_before")),
-            help="How often a checkpoint's implicit reward, taken against the base model, agrees with the annotators. "
-            "The base itself rewards nothing: it counts as a coin toss, 50%.",
-        )
-        change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
-        moved = f"{100 * change:+.0f} points" if round(100 * change) else None  # no arrow where nothing moved
-        after.metric("Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), moved)
-        pairs.metric("Judged on held-out pairs", evaluation["pairs"])
-    show.paragraph(story.trust_words(evaluation))
 
 
 def alarms_line(entry: RoundStory) -> None:
