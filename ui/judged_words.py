@@ -26,6 +26,7 @@ LABELS = {
 }
 LITTLE_KL, MUCH_KL = 1.0, 10.0  # nats an answer: as far as the best of 6 and of some 60,000 answers
 NOTHING = "–"
+CHART_WORDS = "It is the shaded band. The lines are 95% intervals; the dashed one is a coin toss."
 
 
 def labelled_slices(found: HeldOut) -> Iterator[tuple[str, Slice]]:
@@ -112,7 +113,7 @@ def length_words(lengths: dict[str, float]) -> str:
 def kl_words(nats: float) -> str:
     """Whether the answers are far from what the parent would write.
 
-    Choosing the best of n answers moves a model by ln n - (n - 1) / n nats (Gao et al. 2022, section 2).
+    Choosing the best of n answers moves a model by ln n - (n - 1) / n nats (Stiennon et al. 2020, appendix G.3).
     """
     if nats < LITTLE_KL:
         return "Little: it writes almost as its parent does."

@@ -64,6 +64,6 @@ def held_out_of_run(workspace: Workspace, run: Run) -> None:
 def held_out(found: HeldOut) -> None:
     """The accuracy and its slices before the ceiling, as a chart; the figures for whoever wants them."""
     held_out_chart(found)
-    st.caption(words.ceiling_words(found.ceiling))
+    st.caption(f"{words.ceiling_words(found.ceiling)} {words.CHART_WORDS}")
     with st.expander("These figures as a table"):
         show.table(words.SLICES_HEAD, words.slice_rows(found), words.left_out_words(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from dpo_core.loop import (
     go_on,
     plan_training,
     read_loop,
+    retry,
     return_to_comparing,
     start_round,
     start_training,
@@ -132,6 +134,31 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     decide(workspace, decision=Decision.PROMOTE, by="Rae")
     with reading(workspace.engine) as session:
         assert serving_checkpoint(session=session).name == "round-1"
+
+
+def test_a_training_is_examined_by_ones_own_text_and_checks(make_workspace: Make) -> None:
+    """A check that fails, or is no program, is on the record; a text that is not there is said before the training."""
+    look = "import sys, pathlib; print(sorted(path.name for path in pathlib.Path(sys.argv[1]).iterdir())[-1]); "
+    checks = [f"{sys.executable} -c '{look}sys.exit({code})' {{checkpoint}}" for code in (0, 1)]
+    asked = {"canary": "mine.txt", "checks": [*checks, "no-such-program"]}
+    workspace = make_workspace(evaluation=asked, training={"drift_samples": 0, "learning_rate": 0.1})
+    ready_to_train(workspace)
+    start_training(workspace, by="test")
+    failed = run_next(workspace)
+    assert failed.status == RunStatus.FAILED and "mine.txt cannot be read" in (failed.error or "")
+    assert not (workspace.folder / "checkpoints" / "round-1").exists()
+    (workspace.folder / "mine.txt").write_text("Plants take in carbon dioxide and water.")
+    retry(workspace, run_id=failed.id or 0)
+    done = run_next(workspace)
+    assert done.status == RunStatus.DONE, done.error
+    found = done.result["checks"]
+    assert [each["passed"] for each in found] == [True, False, False]
+    assert [each["said"] for each in found[:2]] == ["tokenizer_config.json"] * 2  # all is written when they run
+    assert (done.result["canary"]["text"], done.result["canary"]["tokens"]) == ("mine.txt", 39)
+    with reading(workspace.engine) as session:
+        metrics = get_checkpoint(session=session, name="round-1").metrics
+    assert (metrics["checks"], metrics["canary"]) == (found, done.result["canary"])
+    assert workspace.settings.evaluation.check_minutes == 10
 
 
 class Cut(BaseException):

@@ -200,7 +200,7 @@ def test_whether_something_is_much() -> None:
     assert kl_words(0.3).startswith("Little") and kl_words(-0.2).startswith("Little")
     assert kl_words(30.0).startswith("Much")
     for n in (6, 20, 97, 3000):
-        nats = math.log(n) - (n - 1) / n  # Gao et al. 2022
+        nats = math.log(n) - (n - 1) / n  # Stiennon et al. 2020
         assert best_of(nats) == pytest.approx(n, rel=0.05)
     assert beside_rows({}) == [] and beside_rows({"canary": {}, "kl": {}, "lengths": {}, "checks": []}) == []
     (row,) = beside_rows({"canary": CANARY | {"vocabulary": 10}})
