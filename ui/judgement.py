@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -10,10 +11,13 @@ from dpo_core.workspace import Workspace
 from store.database import reading
 from store.held_out import HeldOut, judging_run, read_held_out
 from store.models import Checkpoint, Run
+from store.runs import get_run
 from ui import components as show
 from ui import judged_words as words
 from ui import story
 from ui.charts import held_out_chart
+
+KEPT = 32  # runs, in the server's memory
 
 
 def judgement(workspace: Workspace, checkpoint: Checkpoint | None) -> None:
@@ -35,7 +39,24 @@ def _judged_in_training(workspace: Workspace, checkpoint: Checkpoint) -> HeldOut
     assert checkpoint.id is not None
     with reading(workspace.engine) as session:
         run = judging_run(session=session, checkpoint_id=checkpoint.id)
-        return read_held_out(session=session, run=run, checkpoint_id=checkpoint.id) if run is not None else None
+    return _held_out(workspace, run, checkpoint.id) if run is not None else None
+
+
+def _held_out(workspace: Workspace, run: Run, checkpoint_id: int | None = None) -> HeldOut | None:
+    assert run.id is not None
+    return _known(str(workspace.folder), run.id, run.attempt, checkpoint_id, workspace)
+
+
+def _read(folder: str, run_id: int, attempt: int, checkpoint_id: int | None, _workspace: Workspace) -> HeldOut | None:
+    with reading(_workspace.engine) as session:
+        run = get_run(session=session, run_id=run_id)
+        return read_held_out(session=session, run=run, checkpoint_id=checkpoint_id)
+
+
+# What a run that is done found never changes, and with many imports it takes a second to read.
+_known: Callable[[str, int, int, int | None, Workspace], HeldOut | None] = st.cache_data(
+    _read, max_entries=KEPT, show_spinner=False
+)
 
 
 def _headline(evaluation: dict[str, Any]) -> None:
@@ -54,8 +75,7 @@ def _headline(evaluation: dict[str, Any]) -> None:
 
 def held_out_of_run(workspace: Workspace, run: Run) -> None:
     """The held-out accuracy that a run which is done came to, drawn; nothing for a run that judged nothing."""
-    with reading(workspace.engine) as session:
-        found = read_held_out(session=session, run=run)
+    found = _held_out(workspace, run)
     if found is not None:
         st.markdown("**Held-out accuracy, before and after**")
         held_out(found)
