@@ -19,8 +19,9 @@ from dpo_core.errors import WorkspaceError
 from dpo_core.guidelines import GUIDELINES_FILE
 from dpo_core.loop import round_stories
 from dpo_core.workspace import Workspace
-from store.checkpoints import BASE, full_weights_below, list_checkpoints, serving_checkpoint
+from store.checkpoints import BASE, full_weights_below, list_checkpoints
 from store.database import backup_database, reading
+from store.decisions import serving_checkpoint
 from store.models import Checkpoint, RoundStatus
 
 

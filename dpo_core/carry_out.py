@@ -59,6 +59,7 @@ WORK = {
     RunKind.SAMPLE: "dpo_core.sampling:sample_round",
     RunKind.TRAIN: "dpo_core.train:train_round",
     RunKind.EVALUATE: "dpo_core.evaluate:evaluate_run",
+    RunKind.DUEL: "dpo_core.writing_duels:write_duels",
 }
 LOST = 75  # exit status of a process whose run belongs to a later attempt
 ORPHANED = 76  # exit status of a process whose worker is gone
@@ -75,7 +76,8 @@ _NO_MEMORY = (
     "There was not enough memory. Everything saved so far is kept. Close other programs and retry the run, or choose a "
     "smaller {setting} in pairloop.toml and start this step anew (a retry keeps the settings the run was queued with)."
 )
-_SIZES = {RunKind.SAMPLE: "sampling.batch_size or max_new_tokens"}
+_WRITING = "sampling.batch_size or max_new_tokens"
+_SIZES = {RunKind.SAMPLE: _WRITING, RunKind.DUEL: _WRITING}
 
 
 def carry_out(workspace: Workspace, run: Run, progress: RunProgress) -> bool:

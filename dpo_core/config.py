@@ -106,6 +106,32 @@ class QueueSettings(Section):
         return self
 
 
+class DuelSettings(Section):
+    """Blind pairs of a new checkpoint and what it has to be better than, on held-out prompts (never trained on)."""
+
+    against_parent: int = Field(30, ge=0, description="Duels with its parent, mixed into the queue after a training.")
+    against_base: int = Field(10, ge=0, description="And with the base, where that is not the parent itself.")
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="Most false verdicts, in the long run, however often one looks at the figures."
+    )
+
+
+class GateSettings(Section):
+    """What a checkpoint must show to be promoted. A person can promote it all the same, which is put on record."""
+
+    win_rate: Literal["better", "not worse", "ignore"] = Field(
+        "better", description='In duels with its parent: "better" (interval above 50%), "not worse", "ignore".'
+    )
+    held_out: Literal["not worse", "ignore"] = Field(
+        "not worse", description='Accuracy on held-out comparisons: "not worse" than its parent\'s, beyond chance.'
+    )
+    alarms: Literal["none", "ignore"] = Field("none", description='"none": its training gave rise to no alarm.')
+    canary: float = Field(
+        0.1, ge=0, description="Most rise of perplexity on the canary text over its parent's, as a share; 0: any."
+    )
+    checks: Literal["all", "ignore"] = Field("all", description='"all": every command of [evaluation] checks passed.')
+
+
 class SamplingSettings(Section):
     """How a checkpoint writes completions."""
 
@@ -285,6 +311,8 @@ class Settings(Section):
     round: RoundSettings = RoundSettings()
     label: LabelSettings = LabelSettings()
     queue: QueueSettings = QueueSettings()
+    duels: DuelSettings = DuelSettings()
+    gate: GateSettings = GateSettings()
     sampling: SamplingSettings = SamplingSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

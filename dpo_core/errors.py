@@ -37,5 +37,9 @@ class MemoryRefusedError(RunError):
     """A training would find too little memory here. It can be asked for all the same."""
 
 
+class GateError(RunError):
+    """A checkpoint does not show what [gate] of pairloop.toml asks. It can be promoted all the same, on record."""
+
+
 class RunCancelled(CoreError):  # noqa: N818 - a request that was followed, not an error
     """Somebody pressed Cancel."""

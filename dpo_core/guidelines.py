@@ -14,6 +14,7 @@ from dpo_core.workspace import Workspace, write_atomically
 from store.database import reading, writing
 from store.guidelines import guidelines_in_force, put_in_force
 from store.models import Guidelines
+from store.roles import of_the_machine
 
 GUIDELINES_FILE = "guidelines.md"
 _seen: dict[Path, tuple[tuple[int, int] | None, Guidelines | None]] = {}  # file: when it was written, and the version
@@ -58,6 +59,6 @@ def _in_force(workspace: Workspace, text: str) -> Guidelines | None:
     if before is None and not text.strip():
         return None
     if before is None or before.text != text:
-        with writing(workspace.engine) as session:
+        with writing(of_the_machine(workspace.engine)) as session:  # the owner wrote it, whoever is shown it first
             before = put_in_force(session=session, text=text)
     return before if text.strip() else None

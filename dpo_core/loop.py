@@ -4,7 +4,8 @@
     (people compare) store.pairs.next_pair, store.comparisons.record_comparison
     start_training   the comparisons are cut into a snapshot, and a train run is queued on it
     (the worker)     trains the parent on the snapshot, evaluates on held-out prompts, registers the checkpoint
-    decide           the new checkpoint writes the next round (promote), or its parent does (keep)
+    (people compare) blind duels of the new checkpoint with its parent, on held-out prompts (duels.py)
+    decide           the new checkpoint writes the next round (promote), or its parent does (keep): deciding.py
 
 A workspace with imported comparisons may begin with `start_training`: that opens a round which asks nobody anything.
 
@@ -31,14 +32,15 @@ from dpo_core.queueing import prompts_for, prompts_wanted
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
 from dpo_core.sweep import read_sweep
 from dpo_core.workspace import Workspace
-from store.checkpoints import get_checkpoint, serving_checkpoint
+from store.checkpoints import get_checkpoint
 from store.comparisons import count_round
 from store.database import reading, writing
-from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
+from store.decisions import serving_checkpoint
+from store.duels import move_open_duels
+from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
-from store.roles import require_researcher
-from store.rounds import add_round, decide_round, latest_round, list_rounds, set_round_status
+from store.rounds import add_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.snapshots import cut_snapshot, rows_to_train_on
 
@@ -145,7 +147,7 @@ def _step(
 ) -> tuple[Step, Run | None]:
     assert current.id is not None
     if current.status == RoundStatus.DECIDING:
-        return Step.DECIDE, None
+        return Step.DECIDE, last_run(session=session, round_id=current.id, kind=RunKind.DUEL)
     if current.status == RoundStatus.TRAINING:
         return _waiting(last_run(session=session, round_id=current.id, kind=RunKind.TRAIN), Step.WAIT_FOR_TRAINING)
     if comparisons["done"] >= current.target or is_on_imports(session, current):
@@ -174,7 +176,7 @@ def _story(session: Session, entry: Round) -> RoundStory:
         comparisons=count_round(session=session, round_id=entry.id),
         snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
         result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
-        candidates=_candidates(session, entry),
+        candidates=candidates(session, entry),
         on_imports=is_on_imports(session, entry),
     )
 
@@ -182,15 +184,20 @@ def _story(session: Session, entry: Round) -> RoundStory:
 def start_round(workspace: Workspace, *, by: str, comparisons: int | None = None) -> Round:
     """Open the next round and queue its sample run. Raises StateError while one is open, RunError without prompts."""
     with writing(workspace.engine) as session:
-        return _start_round(session, workspace, by, comparisons)
+        return start_round_in(session, workspace, by, comparisons)
 
 
-def _start_round(session: Session, workspace: Workspace, by: str, comparisons: int | None) -> Round:
+def start_round_in(session: Session, workspace: Workspace, by: str, comparisons: int | None) -> Round:
+    """`start_round` within a transaction that does more."""
     checkpoint = serving_checkpoint(session=session)
     assert checkpoint.id is not None
     target = comparisons or workspace.settings.round.comparisons
     opened = add_round(session=session, checkpoint_id=checkpoint.id, target=target)
-    _queue_sampling(session, workspace, opened, checkpoint, prompts_wanted(workspace.settings, target), by)
+    assert opened.id is not None
+    places = prompts_wanted(workspace.settings, target)
+    _queue_sampling(session, workspace, opened, checkpoint, places, by)
+    seed = workspace.settings.sampling.seed + opened.number
+    move_open_duels(session=session, round_id=opened.id, checkpoint_id=checkpoint.id, places=places, seed=seed)
     return opened
 
 
@@ -228,14 +235,15 @@ def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
     Raises RunError without one and for one on imports, StateError while it is being sampled.
     """
     with writing(workspace.engine) as session:
-        current = _open_round(session)
+        current = open_round(session)
         if is_on_imports(session, current):
             raise RunError(f"Round {current.number} is for imported comparisons and asks for none. Train on them.")
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         return _queue_sampling(session, workspace, current, checkpoint, prompts_for(workspace.settings, pairs), by)
 
 
-def _open_round(session: Session) -> Round:
+def open_round(session: Session) -> Round:
+    """The round that is not done yet. Raises RunError without one."""
     current = latest_round(session=session)
     if current is None or current.status == RoundStatus.DONE:
         raise RunError("No round is open. Start one first (`pairloop sample`).")
@@ -360,19 +368,7 @@ def _check_wanted(session: Session, run: Run) -> None:
         raise RunError(f"Run {latest.id} took the place of run {run.id}. Retry that one.")
 
 
-def decide(workspace: Workspace, *, decision: Decision, by: str) -> Round:
-    """Close the open round: its checkpoint writes the next one (promote), or its parent does (keep)."""
-    with writing(workspace.engine) as session:
-        return _decide(session, decision, by)
-
-
-def _decide(session: Session, decision: Decision, by: str) -> Round:
-    current = _open_round(session)
-    assert current.id is not None
-    return decide_round(session=session, round_id=current.id, decision=decision, by=by)
-
-
-def _candidates(session: Session, current: Round) -> list[Checkpoint]:
+def candidates(session: Session, current: Round) -> list[Checkpoint]:
     """The checkpoints that the round's last training came to, in the order of its sweep; none before there is one."""
     if current.result_checkpoint_id is None:
         return []
@@ -381,43 +377,6 @@ def _candidates(session: Session, current: Round) -> list[Checkpoint]:
     names = [entry["checkpoint"] for entry in (run.result if run else {}).get("sweep", [])]
     found = [get_checkpoint(session=session, name=name) for name in names]
     return found or [session.get_one(Checkpoint, current.result_checkpoint_id)]
-
-
-def pick_candidate(workspace: Workspace, *, checkpoint: str) -> Round:
-    """Let another checkpoint of the round's sweep be the one to decide about. Raises RunError where it is none."""
-    with writing(workspace.engine) as session:
-        require_researcher(session=session, to="pick a checkpoint")
-        current = _open_round(session)
-        if current.status != RoundStatus.DECIDING:
-            raise RunError(f"There is nothing to pick from: round {current.number} is {current.status}.")
-        there = {entry.name: entry for entry in _candidates(session, current)}
-        if checkpoint not in there:
-            raise RunError(f"Round {current.number} was not trained to {checkpoint!r}, but to: {', '.join(there)}.")
-        current.result_checkpoint_id = there[checkpoint].id
-        session.add(current)
-        return current
-
-
-def suggested_decision(new: Checkpoint) -> Decision:
-    """What the held-out comparisons speak for: to keep the parent only where the new checkpoint is clearly worse.
-
-    Clearly: the parent's accuracy lies above the whole interval of the new one's. A round has some ten held-out pairs;
-    a smaller difference is more often chance than not.
-    """
-    judged = new.metrics.get("eval", {})
-    if not judged.get("pairs"):
-        return Decision.PROMOTE
-    return Decision.KEEP if judged["interval_after"][1] < judged["accuracy_before"] else Decision.PROMOTE
-
-
-def go_on(workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None) -> Round:
-    """Decide about the new checkpoint and start the next round, both or neither: the Loop page's one button.
-
-    Raises what `decide` and `start_round` raise.
-    """
-    with writing(workspace.engine) as session:
-        _decide(session, decision, by)
-        return _start_round(session, workspace, by, comparisons)
 
 
 def queue_evaluation(workspace: Workspace, *, checkpoint: str | None, snapshot: Snapshot, by: str) -> Run:

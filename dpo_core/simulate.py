@@ -16,21 +16,24 @@ from scipy.stats import binomtest
 from sqlmodel import Session
 
 from dpo_core.carry_out import carry_out_here
+from dpo_core.deciding import decide, gate_to_pass
 from dpo_core.errors import RunError
-from dpo_core.loop import Step, decide, read_loop, sample_more, start_round, start_training
+from dpo_core.loop import Step, read_loop, sample_more, start_round, start_training
 from dpo_core.policies import load_policy
 from dpo_core.progress import Listener
 from dpo_core.sampling import sample_completions
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
-from store.checkpoints import base_checkpoint, serving_checkpoint
-from store.comparisons import Choice, record_comparison
+from store.checkpoints import base_checkpoint, get_checkpoint
+from store.comparisons import Choice, count_round, record_comparison
 from store.database import reading, writing
+from store.decisions import serving_checkpoint
 from store.hashing import text_hash
 from store.models import Checkpoint, Decision, Prompt, Role, Round, Run, RunStatus
 from store.pairs import ShownPair, next_pair
 from store.prompts import Message, all_prompts
 from store.rankings import record_ranking
+from store.rounds import list_rounds
 from store.slates import shown_slate
 
 Taste = Callable[[str, str], float]
@@ -66,10 +69,47 @@ class Persona:
         best_first = sorted(set(scores), reverse=True)
         return [[position for position, score in enumerate(scores) if score == tier] for tier in best_first]
 
+    def says(self, shares: Shares) -> float | None:
+        """The win rate among decided duels that such annotators come to in the end, who toss a coin now and then."""
+        at_random = 1 - (1 - self.left_bias) * (1 - self.noise)
+        won, lost = ((1 - at_random) * share + at_random / 2 for share in (shares.won, shares.lost))
+        return won / (won + lost) if won + lost else None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How often a checkpoint's fresh completions please more than another's, and how often less."""
+
+    won: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the simulated annotators' blind duels with the parent said, beside the truth.
+
+    `truth`: the rate they would come to in the end (see `Persona.says`); `covered`: whether the interval holds it.
+    """
+
+    against: str
+    duels: int
+    rate: float | None
+    interval: tuple[float, float]
+    verdict: str
+    truth: float | None
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the interval holds the truth; None where there is nothing to tell."""
+        return None if self.truth is None else self.interval[0] <= self.truth <= self.interval[1]
+
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What one simulated round came to. `win_rate` is over the base, by the taste itself, ties half."""
+    """What one simulated round came to. `win_rate` is over the base, by the taste itself, ties half.
+
+    `labels`: every verdict given so far, in all rounds, those on duels among them.
+    """
 
     round: int
     checkpoint: str
@@ -79,10 +119,14 @@ class RoundReport:
     win_rate: float
     interval: tuple[float, float]
     duels: int
+    labels: int
+    measured: Measured | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        covered = {"covered": self.measured.covered} if self.measured else {}
+        measured = asdict(self.measured) | covered if self.measured else None
+        return asdict(self) | {"measured": measured}
 
 
 OnRound = Callable[[RoundReport], None]
@@ -116,8 +160,9 @@ def simulate(
         _compare(workspace, opened, annotator.id, persona, draw, listener)
         start_training(workspace, by="simulate")
         _carry_out_next(workspace, listener)
-        decide(workspace, decision=Decision.PROMOTE, by="simulate")
-        reports.append(_report(workspace, opened, truth))
+        measured = _duel(workspace, opened, annotator.id, persona, draw, listener, truth)
+        decide(workspace, decision=Decision.PROMOTE, by="simulate", force=True)
+        reports.append(_report(workspace, opened, truth, measured))
         if on_round is not None:
             on_round(reports[-1])
     return reports
@@ -174,6 +219,44 @@ def _compare(
             _carry_out(workspace, sample_more(workspace, pairs=missing, by="simulate"), listener)
 
 
+def _duel(
+    workspace: Workspace,
+    opened: Round,
+    annotator_id: int,
+    persona: Persona,
+    draw: random.Random,
+    listener: Listener | None,
+    truth: Truth,
+) -> Measured | None:
+    """Have the new checkpoint's duels written, judge them all, and put what they say beside the truth."""
+    assert opened.id is not None
+    with reading(workspace.engine) as session:
+        run = read_loop(session=session).open_run
+    if run is None:
+        return None
+    _carry_out(workspace, run, listener)
+    while (gate := gate_to_pass(workspace)) is not None and gate.open_duels:
+        with writing(workspace.engine) as session:
+            shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id)
+            if shown is None:
+                break
+            _judge(session, shown, annotator_id, persona, draw)
+    if gate is None or not gate.matches:
+        return None
+    match = gate.matches[0]
+    with reading(workspace.engine) as session:
+        new, old = (get_checkpoint(session=session, name=name) for name in (match.checkpoint, match.against))
+    found = match.win_rate
+    return Measured(
+        against=match.against,
+        duels=found.won + found.lost + found.ties + found.both_bad,
+        rate=found.rate,
+        interval=found.interval,
+        verdict=found.verdict,
+        truth=persona.says(truth.shares(new, old)),
+    )
+
+
 def _judge(session: Session, shown: ShownPair, annotator_id: int, persona: Persona, draw: random.Random) -> None:
     if shown.slate_id is None:
         choice = persona.choose(shown, draw)
@@ -184,9 +267,10 @@ def _judge(session: Session, shown: ShownPair, annotator_id: int, persona: Perso
     record_ranking(session=session, slate_id=slate.slate_id, annotator_id=annotator_id, tiers=tiers)
 
 
-def _report(workspace: Workspace, opened: Round, truth: Truth) -> RoundReport:
+def _report(workspace: Workspace, opened: Round, truth: Truth, measured: Measured | None) -> RoundReport:
     with reading(workspace.engine) as session:
         checkpoint = serving_checkpoint(session=session)
+        counts = [count_round(session=session, round_id=entry.id or 0) for entry in list_rounds(session=session)]
     won = truth.wins(checkpoint)
     interval = binomtest(int(sum(won)), len(won)).proportion_ci(method="wilson")
     return RoundReport(
@@ -198,6 +282,8 @@ def _report(workspace: Workspace, opened: Round, truth: Truth) -> RoundReport:
         win_rate=sum(won) / len(won),
         interval=(interval.low, interval.high),
         duels=len(won),
+        labels=sum(count["total"] + count["duels"] for count in counts),
+        measured=measured,
     )
 
 
@@ -210,15 +296,26 @@ class Truth:
         self._seed = seed + 1_000_003  # not the draws that the rounds' pairs were made of
         with reading(workspace.engine) as session:
             self._prompts = _truth_prompts(all_prompts(session=session))
-            self._base = self._scores(base_checkpoint(session=session), self._seed)
+            self._base = base_checkpoint(session=session)
+        self._known: dict[str, list[float]] = {}
 
     def wins(self, checkpoint: Checkpoint) -> list[float]:
         """For each prompt 1 if the checkpoint's completion pleases more than the base's, 0.5 if as much, else 0."""
-        scores = self._scores(checkpoint, self._seed + 1)
-        pairs = zip(scores, self._base, strict=True)
+        pairs = zip(self._scores(checkpoint), self._scores(self._base), strict=True)
         return [1.0 if new > old else 0.5 if new == old else 0.0 for new, old in pairs]
 
-    def _scores(self, checkpoint: Checkpoint, seed: int) -> list[float]:
+    def shares(self, checkpoint: Checkpoint, other: Checkpoint) -> Shares:
+        """How often one checkpoint's completion pleases more than another's, and less."""
+        pairs = list(zip(self._scores(checkpoint), self._scores(other), strict=True))
+        won, lost = sum(mine > theirs for mine, theirs in pairs), sum(mine < theirs for mine, theirs in pairs)
+        return Shares(won / len(pairs), lost / len(pairs))
+
+    def _scores(self, checkpoint: Checkpoint) -> list[float]:
+        if checkpoint.name not in self._known:
+            self._known[checkpoint.name] = self._score(checkpoint, self._seed + (checkpoint.name != self._base.name))
+        return self._known[checkpoint.name]
+
+    def _score(self, checkpoint: Checkpoint, seed: int) -> list[float]:
         model, tokenizer = load_policy(self._workspace, checkpoint)
         settings = self._workspace.settings.sampling
         messages = [prompt.messages for prompt in self._prompts]

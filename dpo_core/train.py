@@ -33,6 +33,7 @@ from dpo_core.alarms import TrainingWatch, alarms_after, alarms_canary, diverged
 from dpo_core.canary import Canary, compare_canary, read_canary
 from dpo_core.checks import run_checks
 from dpo_core.drift import Answers, Asked, answer_prompts, compare_answers, divergence, prompts_to_answer
+from dpo_core.duels import queue_duels
 from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
@@ -88,7 +89,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     parent_answers = cache(partial(_answers, workspace, plan, plan.parent, progress))  # once for all points of a sweep
     found = [_train_point(workspace, point, reference, parent_answers, canary, progress) for point in plan.points]
     with writing(workspace.engine) as session:
-        _finish(session, run, found, progress)
+        _finish(session, workspace, run, found, progress)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
 
 
@@ -358,8 +359,11 @@ def _divergence(workspace: Workspace, plan: Plan, answers: Answers, progress: Ru
     return divergence(policy, checkpoint_logps(workspace, plan.parent, tokens, plan.training, progress))
 
 
-def _finish(session: Session, run: Run, found: Sequence[Trained], progress: RunProgress) -> None:
-    """Register the checkpoints, their rewards and the end of the run, all at once. The best goes on as the round's."""
+def _finish(session: Session, workspace: Workspace, run: Run, found: Sequence[Trained], progress: RunProgress) -> None:
+    """Register the checkpoints, their rewards and the end of the run, all at once.
+
+    The best goes on as the round's, and its duels are asked for.
+    """
     assert run.id is not None
     check_run_held(session=session, run_id=run.id, attempt=run.attempt)
     alarms = {"alarms": progress.alarms}
@@ -371,6 +375,8 @@ def _finish(session: Session, run: Run, found: Sequence[Trained], progress: RunP
         current.result_checkpoint_id = ids[best]
         current.status = RoundStatus.DECIDING
         session.add(current)
+        new = session.get_one(Checkpoint, ids[best])
+        queue_duels(session, workspace, current=current, checkpoint=new, by=run.requested_by)
     result = found[best].metrics | alarms | {"checkpoint": found[best].plan.name}
     if len(found) > 1:
         result["sweep"] = [

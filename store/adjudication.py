@@ -1,7 +1,8 @@
 """Adjudication: the pairs that need a second look, and the verdict that then decides for its pair.
 
 Whoever decides sees what the others said, but not which checkpoint wrote what. What was said before stays as it is; the
-decision alone makes the preference (preferences.py), and tells how reliable the others are (reliability.py).
+decision alone makes the preference (preferences.py), and tells how reliable all are (reliability.py), whoever decides
+among them: what they said themselves, before or after, is a verdict like any other.
 """
 
 from __future__ import annotations
@@ -9,23 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from store.comparisons import (
     Choice,
     Remarks,
-    add_standing,
     current_comparison,
     record_comparison,
-    undo_comparison,
+    require_comparing,
+    supersede,
 )
-from store.holds import release_hold
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
-from store.pairs import left_side, lock_pair
+from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
 from store.roles import require_researcher
 
@@ -132,6 +131,7 @@ def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) ->
 def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
     """What stands of trusted annotators on a pair and its repeats, oldest first."""
     require_researcher(session=session, to="see what others said")
+    repeat_of_it = (col(Pair.repeats) == pair_id) & (col(Pair.purpose) == Purpose.REPEAT)  # and no rewrite on it
     query = (
         sa.select(
             col(Annotator.name),
@@ -145,7 +145,7 @@ def said_about(*, session: Session, pair_id: int) -> list[SaidOnce]:
         .select_from(Comparison)
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .where(_stands(), sa.or_(col(Pair.id) == pair_id, col(Pair.repeats) == pair_id))
+        .where(_stands(), sa.or_(col(Pair.id) == pair_id, repeat_of_it))
         .order_by(col(Comparison.id))
     )
     return [_own_terms(SaidOnce(*row)) for row in session.execute(query)]
@@ -164,13 +164,13 @@ def adjudicate(
 ) -> Comparison:
     """Decide for a pair, whatever was said; the latest decision holds. Nothing else that was said is changed.
 
-    An earlier verdict of the same annotator's on this pair is superseded, as by any change of mind; the same decision
-    again (a second press) is returned as it is. Raises what `record_comparison` raises.
+    An earlier decision of the same annotator's on this pair is superseded, as by any change of mind, but no verdict of
+    theirs; the same decision again (a second press) is returned as it is. Raises what `record_comparison` raises.
     """
     require_researcher(session=session, to="decide about a pair in doubt")
     side_seed = lock_pair(session=session, pair_id=pair_id).side_seed
-    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    if standing is not None and standing.adjudicates and _is_choice(standing, choice, side_seed):
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id, adjudicates=True)
+    if standing is not None and _is_choice(standing, choice, side_seed):
         return standing
     return record_comparison(
         session=session,
@@ -184,30 +184,20 @@ def adjudicate(
 
 
 def take_back_decision(*, session: Session, comparison_id: int, annotator_id: int) -> None:
-    """Take a decision back. What its annotator had said of the pair, and it took the place of, stands again."""
+    """Take a decision back; twice is once. What anybody had said of the pair stood all along.
+
+    Raises NotAllowedError, PairChangedError for an annotator who may not compare any more.
+    """
     require_researcher(session=session, to="decide about a pair in doubt")
-    ruling = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
-    if ruling is None:
+    require_comparing(session=session, annotator_id=annotator_id)
+    ruling = session.get(Comparison, comparison_id)
+    if ruling is None or ruling.annotator_id != annotator_id or not ruling.adjudicates:
         return
-    release_hold(session=session, pair_id=ruling.pair_id, annotator_id=annotator_id)
-    before = session.exec(
-        select(Comparison)
-        .where(
-            Comparison.pair_id == ruling.pair_id,
-            Comparison.annotator_id == annotator_id,
-            col(Comparison.id) < comparison_id,
-        )
-        .order_by(col(Comparison.id).desc())
-        .limit(1)
-    ).first()
-    if before is not None and before.superseded_at is not None and _replaced(before.superseded_at, ruling.created_at):
-        content = before.model_dump(exclude={"id", "created_at", "superseded_at"})
-        pair = lock_pair(session=session, pair_id=ruling.pair_id)
-        add_standing(session=session, said=Comparison(**content), pair=pair)
-
-
-def _replaced(left: datetime, came: datetime) -> bool:
-    return abs(came - left) < timedelta(seconds=1)  # in one transaction: an undo of one's own lies further back
+    pair = lock_pair(session=session, pair_id=ruling.pair_id)
+    session.refresh(ruling)
+    if ruling.superseded_at is None:
+        supersede(session=session, said=ruling, pair=pair)
+        recount_open_slots(session=session, pair_id=pair.id)
 
 
 def _is_choice(said: Comparison, choice: Any, side_seed: int) -> bool:

@@ -47,13 +47,14 @@ def list_annotators(*, session: Session) -> list[Annotator]:
 
 
 def count_by_annotator(*, session: Session) -> dict[int, int]:
-    """Standing comparisons of everybody that they were asked for: no skips, practice or rewrites."""
+    """Standing comparisons of everybody that they were asked for: no skips, practice, rewrites or decisions."""
     rows = session.exec(
         select(Comparison.annotator_id, func.count())
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .where(
             col(Comparison.superseded_at).is_(None),
             Comparison.verdict != Verdict.SKIP,
+            ~col(Comparison.adjudicates),
             col(Pair.purpose).in_((*COUNTED, *MEASURING)),
         )
         .group_by(col(Comparison.annotator_id))

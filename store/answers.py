@@ -45,6 +45,7 @@ class Answers:
     strength: Ints
     gold: Ints  # the known verdict
     repeats: Ints  # the pair that is asked a second time
+    ranking: Ints  # what it came of
     seconds: Floats  # NaN where nobody measured
     moment: Floats  # when, in seconds since 1970
 
@@ -75,8 +76,9 @@ def read_answers(*, session: Session, with_retracted: bool = False, among: Any =
     """What annotators said that stands now; `among`: a statement that selects the comparisons' ids, all without it."""
     query = _query(with_retracted)
     query = query if among is None else query.where(col(Comparison.id).in_(among))
-    found = list(zip(*session.execute(query), strict=True)) or [()] * 13
-    annotator, pair, prompt, verdict, left, first, second, strength, gold, purpose, repeats, seconds, moment = found
+    found = list(zip(*session.execute(query), strict=True)) or [()] * 14
+    annotator, pair, prompt, verdict, left, first, second, strength, gold, purpose, repeats, *rest = found
+    ranking, seconds, moment = rest
     lengths = _ints(first), _ints(second)
     known = [answer if each == Purpose.GOLD else None for answer, each in zip(gold, purpose, strict=True)]
     return Answers(
@@ -90,6 +92,7 @@ def read_answers(*, session: Session, with_retracted: bool = False, among: Any =
         strength=_ints(strength),
         gold=_codes(known),
         repeats=_ints(repeats),
+        ranking=_ints(ranking),
         seconds=np.array([np.nan if each is None else each for each in seconds], dtype=np.float64),
         moment=np.array([_timestamp(each) for each in moment], dtype=np.float64),
     )
@@ -110,6 +113,7 @@ def _query(with_retracted: bool) -> Any:
             col(Pair.gold_verdict),
             col(Pair.purpose),
             col(Pair.repeats),
+            col(Comparison.ranking_id),
             col(Comparison.seconds),
             col(Comparison.created_at),
         )

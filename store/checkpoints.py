@@ -7,7 +7,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from store.errors import StateError, UnknownRecordError
-from store.models import Checkpoint, Completion, Decision, Round
+from store.models import Checkpoint, Completion, Round
 
 BASE = "base"  # the name of the checkpoint that everything started from
 
@@ -82,16 +82,3 @@ def full_weights_below(*, session: Session, checkpoint: Checkpoint) -> Checkpoin
     while checkpoint.kind == "lora" and checkpoint.parent_id is not None:
         checkpoint = session.get_one(Checkpoint, checkpoint.parent_id)
     return base_checkpoint(session=session) if checkpoint.kind == "lora" else checkpoint
-
-
-def serving_checkpoint(*, session: Session) -> Checkpoint:
-    """The checkpoint that writes the next round: the result of the last promotion, else the base."""
-    promoted = session.exec(
-        select(Round)
-        .where(Round.decision == Decision.PROMOTE, col(Round.result_checkpoint_id).is_not(None))
-        .order_by(col(Round.number).desc())
-        .limit(1)
-    ).first()
-    if promoted is None:
-        return base_checkpoint(session=session)
-    return session.get_one(Checkpoint, promoted.result_checkpoint_id)

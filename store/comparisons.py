@@ -12,12 +12,12 @@ from sqlmodel import Session, col, select
 
 from store.errors import NotAllowedError, PairChangedError, StoreError
 from store.guidelines import guidelines_id_in_force
-from store.holds import release_hold, take_hold
+from store.holds import is_decided, release_hold, require_room, take_hold
 from store.measuring import opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import LockedPair, left_side, lock_pair, recount_open_slots
 from store.ranking_tables import Ranking
-from store.roles import person_of
+from store.roles import person_of, require_researcher
 from store.round_work import count_verdict
 
 UNDO_WINDOW = 50  # an annotator's latest verdicts, among which the last of a round is looked for
@@ -64,19 +64,32 @@ def record_comparison(
     """Write a verdict on a pair and recount what the pair still wants, in the session's one transaction.
 
     A verdict that stands already is returned as it is (a second press of a key, a second tab), unless `replace`
-    asks for a change of mind, which supersedes it. Raises UnknownRecordError for a pair that is not there,
-    PairChangedError for an annotator who may not compare any more, StoreError for a choice or strength that is not one.
+    asks for a change of mind, which supersedes it. One that `adjudicates` stands beside what its annotator said as one
+    of many, and replaces a decision of theirs alone. Raises UnknownRecordError for a pair that is not there,
+    PairChangedError for an annotator who may not compare any more and for an answer that comes too late
+    (`require_room`), NotAllowedError in somebody else's name or for a decision by who is no researcher, StoreError for
+    a choice or strength that is not one.
     """
+    if adjudicates:
+        require_researcher(session=session, to="decide about a pair in doubt")
     if strength not in (None, 1, 2, 3):
         raise StoreError(f"A strength is 1, 2 or 3, not {strength!r}.")
     choice = _choice(session, annotator_id, choice)
     pair = lock_pair(session=session, pair_id=pair_id)
     side = left_side(side_seed=pair.side_seed, annotator_id=annotator_id)
-    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id, adjudicates=adjudicates)
     if standing is not None and not replace:
         return standing
+    if not adjudicates:
+        require_room(
+            session=session,
+            pair_id=pair_id,
+            annotator_id=annotator_id,
+            answer=choice,
+            before=None if standing is None else standing.verdict,
+        )
     if standing is not None:
-        _supersede(session, standing, pair)
+        supersede(session=session, said=standing, pair=pair)
     said = Comparison(
         pair_id=pair_id,
         annotator_id=annotator_id,
@@ -91,20 +104,16 @@ def record_comparison(
         left_side=side,
         guidelines_id=guidelines_id_in_force(session=session),
     )
-    add_standing(session=session, said=said, pair=pair)
-    release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
-    return said
-
-
-def add_standing(*, session: Session, said: Comparison, pair: LockedPair) -> None:
-    """Write a verdict that stands from now on, and count it."""
     session.add(said)
     session.flush()
     count_verdict(session=session, said=said, purpose=pair.purpose, round_id=pair.round_id, by=1)
     recount_open_slots(session=session, pair_id=pair.id)
+    release_hold(session=session, pair_id=pair_id, annotator_id=annotator_id)
+    return said
 
 
-def _supersede(session: Session, said: Comparison, pair: LockedPair) -> None:
+def supersede(*, session: Session, said: Comparison, pair: LockedPair) -> None:
+    """Let a verdict or a decision that came of no ranking stand no more, and uncount it. The pair's slots are not."""
     said.superseded_at = now()
     session.add(said)
     session.flush()
@@ -140,10 +149,6 @@ def require_comparing(*, session: Session, annotator_id: int) -> None:
     """Raise NotAllowedError in somebody else's name, PairChangedError for one who may not compare any more."""
     if person_of(session) not in (None, annotator_id):
         raise NotAllowedError("Nobody compares in somebody else's name. Nothing was written.")
-    _require_active(session, annotator_id)
-
-
-def _require_active(session: Session, annotator_id: int) -> None:
     if not session.scalar(_MAY_COMPARE, {"annotator_id": annotator_id}):
         raise PairChangedError("This annotator is not active any more; nothing was written.")
 
@@ -152,12 +157,16 @@ _STANDING = sa.select(Comparison).where(
     col(Comparison.pair_id) == sa.bindparam("pair_id"),
     col(Comparison.annotator_id) == sa.bindparam("annotator_id"),
     col(Comparison.superseded_at).is_(None),
+    col(Comparison.adjudicates) == sa.bindparam("adjudicates"),
 )
 
 
-def current_comparison(*, session: Session, pair_id: int, annotator_id: int) -> Comparison | None:
-    """This annotator's standing verdict on the pair, if any."""
-    return session.scalar(_STANDING, {"pair_id": pair_id, "annotator_id": annotator_id})
+def current_comparison(
+    *, session: Session, pair_id: int, annotator_id: int, adjudicates: bool = False
+) -> Comparison | None:
+    """This annotator's standing verdict on the pair, if any; where it `adjudicates`, their decision about it."""
+    given = {"pair_id": pair_id, "annotator_id": annotator_id, "adjudicates": adjudicates}
+    return session.scalar(_STANDING, given)
 
 
 # Their latest few, so that what it costs does not grow with what they said before.
@@ -194,24 +203,34 @@ def last_verdict(*, session: Session, annotator_id: int, round_id: int) -> tuple
     return None if row is None else (row[0], row[1])
 
 
+_DECIDED_SINCE = (
+    "A researcher has decided about that pair since, so it is asked no more, and could not be judged again. What you "
+    "said of it stands as it was; to say something else, look back to it."
+)
+
+
 def undo_comparison(*, session: Session, comparison_id: int, annotator_id: int) -> Comparison | None:
     """Take back a verdict of this annotator's, and hold its pair for them; the whole ranking, if it came of one.
 
-    None if it was taken back or changed already (a key pressed twice, a second tab). The row stays, superseded by
+    None if it was taken back or changed already (a key pressed twice, a second tab), and for a decision, which
+    `take_back_decision` takes back. The row stays, superseded by
     nothing, so the history is whole. A pair that is being shown to somebody else by now (this annotator had skipped
-    it) stays theirs. Raises PairChangedError for an annotator who may not compare any more.
+    it) stays theirs. Raises PairChangedError for an annotator who may not compare any more, and where somebody decided
+    about the pair, which nobody could judge again; NotAllowedError in somebody else's name.
     """
+    require_comparing(session=session, annotator_id=annotator_id)
     undone = session.get(Comparison, comparison_id)
-    if undone is None or undone.annotator_id != annotator_id:
+    if undone is None or undone.annotator_id != annotator_id or undone.adjudicates:
         return None
-    _require_active(session, annotator_id)
     pair = lock_pair(session=session, pair_id=undone.pair_id)
     asked = pair.id if pair.follows is None else lock_pair(session=session, pair_id=pair.follows).id
     session.refresh(undone)
     if undone.superseded_at is not None:
         return None
+    if is_decided(session=session, pair_id=asked):
+        raise PairChangedError(_DECIDED_SINCE)
     if undone.ranking_id is None:
-        _supersede(session, undone, pair)
+        supersede(session=session, said=undone, pair=pair)
     else:
         supersede_ranking(session=session, ranking_id=undone.ranking_id)
     recount_open_slots(session=session, pair_id=asked)
@@ -238,12 +257,13 @@ def supersede_ranking(*, session: Session, ranking_id: int) -> None:
 
 
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
-    """Current comparisons of a round by verdict, with `done` (all but skips) and `total`, none of them retracted.
+    """A round's current comparisons by verdict, with `done` (all but skips) and `total`, none of them retracted.
 
-    Those on gold pairs, repeats and rewrites are not among them: no round asks for these.
+    Those on duels, which nothing learns of, are counted apart: `duels`, skips not among them. Those on gold pairs,
+    repeats and rewrites are not counted at all: no round asks for these.
     """
     rows = session.exec(
-        select(Comparison.verdict, func.count())
+        select(Pair.purpose, Comparison.verdict, func.count())
         .join(Pair, col(Pair.id) == Comparison.pair_id)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
@@ -253,11 +273,13 @@ def count_round(*, session: Session, round_id: int) -> dict[str, int]:
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
-        .group_by(Comparison.verdict)
+        .group_by(col(Pair.purpose), Comparison.verdict)
     ).all()
-    counts = {verdict.value: 0 for verdict in Verdict} | dict(rows)
+    counts = {verdict.value: 0 for verdict in Verdict}
+    counts |= {verdict: count for purpose, verdict, count in rows if purpose == Purpose.TRAIN}
     total = sum(counts.values())
-    return counts | {"done": total - counts[Verdict.SKIP], "total": total}
+    duels = sum(count for purpose, verdict, count in rows if purpose == Purpose.DUEL and verdict != Verdict.SKIP)
+    return counts | {"done": total - counts[Verdict.SKIP], "total": total, "duels": duels}
 
 
 def comparisons_since(
@@ -270,7 +292,7 @@ def comparisons_since(
     """
     latest = (
         select(Comparison.id, Comparison.pair_id, Comparison.created_at)
-        .where(Comparison.annotator_id == annotator_id)
+        .where(Comparison.annotator_id == annotator_id, ~col(Comparison.adjudicates))
         .order_by(col(Comparison.id).desc())
         .limit(most)
         .subquery()
@@ -319,8 +341,8 @@ def remarks_of(said: Comparison) -> Remarks:
 def count_comparisons(*, session: Session) -> dict[str, int]:
     """Standing comparisons of all rounds and imports: `{"comparisons": n, "skips": k, "annotators": m}`.
 
-    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor what a retracted
-    annotator said: the numbers are those that the rounds give.
+    A skip is no comparison. Those on gold pairs, repeats and rewrites are not among them, nor decisions, nor what a
+    retracted annotator said: the numbers are those that the rounds give.
     """
     judged = col(Comparison.verdict) != Verdict.SKIP
     comparisons, skips, annotators = session.exec(
@@ -334,6 +356,7 @@ def count_comparisons(*, session: Session) -> dict[str, int]:
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
         .where(
             col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
             col(Pair.purpose).in_(COUNTED),
             col(Annotator.retracted_at).is_(None),
         )

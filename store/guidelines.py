@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 from store.adding_once import add_unless_there
 from store.hashing import text_hash
 from store.models import Guidelines, GuidelinesRead
+from store.roles import require_researcher
 
 
 def guidelines_in_force(*, session: Session) -> Guidelines | None:
@@ -25,7 +26,11 @@ _NEWEST = select(func.max(Guidelines.id))
 
 
 def put_in_force(*, session: Session, text: str) -> Guidelines:
-    """Let annotators go by this text from now on. The text that is in force already stays as it is."""
+    """Let annotators go by this text from now on. The text that is in force already stays as it is.
+
+    Raises NotAllowedError.
+    """
+    require_researcher(session=session, to="change the guidelines")
     before = guidelines_in_force(session=session)
     if before is not None and before.hash == text_hash(text):
         return before

@@ -17,19 +17,42 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from store.errors import PairChangedError
-from store.models import MEASURING, Comparison, Hold, Pair, Purpose, UtcDateTime, Verdict, now
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
+from store.queue_tables import Hold
 
 HOLD = timedelta(minutes=3)  # how long a pair is kept for the annotator it was shown to, if nothing else is asked for
 
 
 def answered_by(annotator_id: Any) -> Any:
-    """Whether this annotator has a verdict standing on the pair, a skip included: a condition on `Pair`."""
+    """Whether this annotator has a verdict standing on the pair, a skip included: a condition on `Pair`.
+
+    A decision about it is none.
+    """
     standing = sa.select(col(Comparison.id)).where(
         col(Comparison.pair_id) == col(Pair.id),
         col(Comparison.annotator_id) == annotator_id,
         col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
     )
     return standing.exists()
+
+
+def decided() -> Any:
+    """Whether a decision stands on the pair, which then wants no more answers: a condition on `Pair`.
+
+    A decision about one pair of a slate leaves the slate as open as it was: the others still want its ranking.
+    """
+    ruling = (
+        sa.select(col(Comparison.id))
+        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
+        .where(
+            col(Comparison.pair_id) == col(Pair.id),
+            col(Comparison.adjudicates),
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
+    )
+    return col(Pair.slate_id).is_(None) & ruling.exists()
 
 
 def has_room_for(annotator_id: Any, moment: Any) -> Any:
@@ -104,43 +127,42 @@ def release_all(*, session: Session, annotator_id: int) -> None:
     session.execute(sa.delete(Hold).where(col(Hold.annotator_id) == annotator_id))
 
 
-def require_room(*, session: Session, pair_id: int, annotator_id: int, choice: str) -> None:
+def require_room(*, session: Session, pair_id: int, annotator_id: int, answer: str, before: str | None) -> None:
     """Raise PairChangedError for an answer that comes after its hold ran out and somebody else took the pair over.
 
-    It would be one more than the pair asked for. A skip is no answer, and a change of mind is no further one. Whoever
-    holds the pair still needs no more than that it wants an answer.
+    It would be one more than the pair asked for. A skip is no answer, and a change of mind (`before`: what stood) is no
+    further one. Whoever holds the pair still needs no more than that it wants an answer.
+
+    For writers that have locked the pair's row: whoever else takes the pair or answers it comes before or after them.
     """
-    if choice == Verdict.SKIP:
-        return
-    # The row is locked first, where rows can be: whoever else takes the pair or answers it comes before or after this.
-    purpose = session.scalar(_LOCKED_PURPOSE, {"pair_id": pair_id})
-    if purpose not in (Purpose.TRAIN, Purpose.DUEL):
+    if answer == Verdict.SKIP or before not in (None, Verdict.SKIP):
         return
     given = {"pair_id": pair_id, "annotator_id": annotator_id, "moment": now()}
     if session.execute(_FITS, given).first() is None:
-        raise PairChangedError(
-            "That pair was on screen for so long that it went to somebody else. This one verdict was not kept; all "
-            "those before it are. Here is the next pair."
-        )
+        meanwhile = is_decided(session=session, pair_id=pair_id)
+        raise PairChangedError(_DECIDED_MEANWHILE if meanwhile else _GONE)
 
 
-_LOCKED_PURPOSE = sa.select(col(Pair.purpose)).where(col(Pair.id) == sa.bindparam("pair_id")).with_for_update()
+def is_decided(*, session: Session, pair_id: int) -> bool:
+    """Whether the pair is asked no more since somebody decided about it."""
+    return session.execute(_DECIDED, {"pair_id": pair_id}).first() is not None
+
+
+_GONE = (
+    "That pair was on screen for so long that it went to somebody else. This one verdict was not kept; all those "
+    "before it are. Here is the next pair."
+)
+_DECIDED_MEANWHILE = (
+    "A researcher decided about that pair while it was on screen, so it is asked no more. This one verdict was not "
+    "kept; all those before it are. Here is the next pair."
+)
 _IS_HELD = (
     sa.select(col(Hold.pair_id))
     .where(col(Hold.pair_id) == col(Pair.id), col(Hold.annotator_id) == ANNOTATOR, col(Hold.until) > MOMENT)
     .exists()
 )
-_HAS_ANSWERED = (
-    sa.select(col(Comparison.id))
-    .where(
-        col(Comparison.pair_id) == col(Pair.id),
-        col(Comparison.annotator_id) == ANNOTATOR,
-        col(Comparison.superseded_at).is_(None),
-        col(Comparison.verdict) != Verdict.SKIP,
-    )
-    .exists()
-)
 _FITS = sa.select(col(Pair.id)).where(
     col(Pair.id) == sa.bindparam("pair_id"),
-    ((col(Pair.open_slots) > 0) & _IS_HELD) | _HAS_ANSWERED | has_room_for(ANNOTATOR, MOMENT),
+    col(Pair.purpose).not_in(COUNTED) | ((col(Pair.open_slots) > 0) & _IS_HELD) | has_room_for(ANNOTATOR, MOMENT),
 )
+_DECIDED = sa.select(col(Pair.id)).where(col(Pair.id) == sa.bindparam("pair_id"), decided())

@@ -25,7 +25,7 @@ from store.database import reading, writing_staged
 from store.errors import ColumnsError, ImportFileError, StateError, StoreError
 from store.hashing import file_hash
 from store.models import ImportRecord
-from store.ranking_shapes import looks_like_rankings, read_ranking
+from store.ranking_shapes import ReadRanking, looks_like_rankings, read_ranking
 from store.reading_files import BadLine, SourceRow, file_format, file_stem, read_rows
 from store.roles import require_researcher
 from store.row_shapes import Unusable, looks_like_preferences, read_gold, read_preference, read_prompt
@@ -139,11 +139,7 @@ def import_prompts(
     Raises ImportFileError, with nothing imported, if any line is not a prompt.
     """
     work = _start(Kind.PROMPTS, engine, path, held_out_share, source, on_progress)
-    before = work.seen_before()
-    if before is not None:
-        return before
-    found = work.read(read_prompt)
-    return work.write(lambda session: plan_prompts(session, work.origin, found))
+    return work.bring_in(read_prompt, lambda session, found: plan_prompts(session, work.origin, found))
 
 
 def import_preferences(
@@ -161,13 +157,12 @@ def import_preferences(
     Raises ImportFileError, with nothing imported, if any line is not a preference; StateError for a retracted source.
     """
     work = _start(Kind.PREFERENCES, engine, path, held_out_share, source, on_progress)
-    before = work.seen_before()
-    if before is not None:
-        return before
-    found = work.read(read_preference)
-    work.shapes = {preference.shape for preference in found}
     own = source is not None
-    return work.write(lambda session: plan_preferences(session, work.origin, found, own_opinion=own))
+    return work.bring_in(
+        read_preference,
+        lambda session, found: plan_preferences(session, work.origin, found, own_opinion=own),
+        note=lambda preference: work.shapes.add(preference.shape),
+    )
 
 
 def import_rankings(
@@ -184,14 +179,17 @@ def import_rankings(
     Raises ImportFileError, with nothing imported, if any line is not a ranking; StateError for a retracted source.
     """
     work = _start(Kind.RANKINGS, engine, path, held_out_share, source, on_progress)
-    before = work.seen_before()
-    if before is not None:
-        return before
-    found = work.read(read_ranking)
-    work.shapes = {ranking.shape for ranking in found}
-    work.skipped.update(reason for ranking in found for reason in ranking.left_out)
     own = source is not None
-    return work.write(lambda session: plan_rankings(session, work.origin, found, own_opinion=own))
+
+    def note(ranking: ReadRanking) -> None:
+        work.shapes.add(ranking.shape)
+        work.skipped.update(ranking.left_out)
+
+    return work.bring_in(
+        read_ranking,
+        lambda session, found: plan_rankings(session, work.origin, found, own_opinion=own),
+        note=note,
+    )
 
 
 def import_gold(
@@ -208,12 +206,11 @@ def import_gold(
     their prompts are asked of no model. Raises ImportFileError, with nothing imported, if any line is not a preference.
     """
     work = _start(Kind.GOLD, engine, path, held_out_share, source, on_progress)
-    before = work.seen_before()
-    if before is not None:
-        return before
-    found = work.read(read_gold)
-    work.shapes = {gold.preference.shape for gold in found}
-    return work.write(lambda session: plan_gold(session, work.origin, found))
+    return work.bring_in(
+        read_gold,
+        lambda session, found: plan_gold(session, work.origin, found),
+        note=lambda gold: work.shapes.add(gold.preference.shape),
+    )
 
 
 def _start(
@@ -241,6 +238,21 @@ class _Import:
             return file_hash(self.path)
         except OSError as error:
             raise ImportFileError(f"{self.path} cannot be read ({error.strerror}). Nothing was imported.") from error
+
+    def bring_in(
+        self,
+        interpret: Callable[[dict[str, Any]], Read | Unusable],
+        plan: Callable[[Session, list[Read]], Plan],
+        note: Callable[[Read], None] = lambda read: None,
+    ) -> ImportReport:
+        """Read the file and write what is new of it. `note`: called once with each row that was read."""
+        before = self.seen_before()
+        if before is not None:
+            return before
+        found = self.read(interpret)
+        for each in found:
+            note(each)
+        return self.write(lambda session: plan(session, found))
 
     def seen_before(self) -> ImportReport | None:
         """A report that nothing changed, where these very bytes were imported before."""

@@ -124,13 +124,29 @@ def find_invite(*, session: Session, token: str, at: datetime | None = None) -> 
     return invite
 
 
+def settled_name(*, session: Session, invite: Invite) -> str:
+    """The name that whoever comes by an invite will have; empty where they choose it themselves.
+
+    That is: none was proposed, or somebody else has taken it since.
+    """
+    if invite.annotator_id is None and _is_taken(session, invite.name):
+        return ""
+    return invite.name
+
+
+def _is_taken(session: Session, name: str) -> bool:
+    return session.exec(select(Annotator.id).where(Annotator.name == name)).first() is not None
+
+
 def accept_invite(*, engine: sa.Engine, token: str, name: str, passcode: str, at: datetime | None = None) -> int:
     """Make the account that an invite is for; the id of its annotator. Raises LoginError, StoreError.
 
-    A name that is there already is not given away: its owner's invite says so itself.
+    `name`: what they call themselves, where the invite does not settle it. One that is there already is not given away:
+    its owner's invite says so itself.
     """
     with reading(engine) as session:
-        name = tidy(find_invite(session=session, token=token, at=at).name or name)
+        invite = find_invite(session=session, token=token, at=at)
+        name = tidy(settled_name(session=session, invite=invite) or name)
     hashed = hash_passcode(passcode, name=name)
     with writing(engine) as session:
         invite = find_invite(session=session, token=token, at=at)
@@ -151,7 +167,7 @@ def _invited(session: Session, invite: Invite, name: str) -> Annotator:
         if not known.active:
             raise LoginError("You cannot come in any more. Ask a researcher of your team.")
         return known
-    if session.exec(select(Annotator).where(Annotator.name == name)).first() is not None:
+    if _is_taken(session, name):
         raise StoreError(f"Somebody is called {name!r} already. Choose another name, or ask for a link of that name.")
     return get_or_add_annotator(session=session, name=name)
 

@@ -48,7 +48,7 @@ def due_purpose(drawn: str, rules: QueueRules) -> Purpose:
 
 def _last_verdict(session: Session, annotator_id: int) -> int:
     standing = select(Comparison.id).where(
-        Comparison.annotator_id == annotator_id, col(Comparison.superseded_at).is_(None)
+        Comparison.annotator_id == annotator_id, col(Comparison.superseded_at).is_(None), ~col(Comparison.adjudicates)
     )
     return session.exec(standing.order_by(col(Comparison.id).desc()).limit(1)).first() or 0
 

@@ -4,13 +4,15 @@ References go one way, so that rows can be written in order and the schema has n
 
     Prompt <- Completion <- Pair <- Comparison -> Annotator
     Snapshot <- Checkpoint <- Round <- Run;  Completion, Pair and PairReward point at those.
-    Pair, Annotator <- Hold;  Round, Annotator <- QueueMark, RoundWork;
     Guidelines <- Comparison;  Annotator <- GuidelinesRead.
     Account, Invite, Login (access_tables.py) -> Annotator
     Slate, Ranking (ranking_tables.py): completions ranked together;  Pair -> Slate, Comparison -> Ranking
+    Hold, QueueMark, RoundWork (queue_tables.py) -> Pair, Round, Annotator
+    DecisionRecord (decision_tables.py) -> Checkpoint, Round
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
-comparison on a pair (a change of mind supersedes the row before, nothing is deleted); one prompt text is one row.
+verdict on a pair, and one current decision about it (a change of mind supersedes the row before, nothing is deleted);
+one prompt text is one row.
 SQLModel table classes do not validate on construction, so rows are made by this package's functions.
 """
 
@@ -92,10 +94,11 @@ class RoundStatus(StrEnum):
 
 
 class Decision(StrEnum):
-    """What became of a round's new checkpoint."""
+    """What became of a round's new checkpoint. To `roll_back` is decided later, when another served already."""
 
     PROMOTE = "promote"
     KEEP = "keep"
+    ROLL_BACK = "roll_back"
 
 
 class RunKind(StrEnum):
@@ -104,6 +107,7 @@ class RunKind(StrEnum):
     SAMPLE = "sample"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    DUEL = "duel"
 
 
 class RunStatus(StrEnum):
@@ -205,8 +209,9 @@ class Checkpoint(SQLModel, table=True):
 
 
 class Round(SQLModel, table=True):
-    """Sample pairs, compare, snapshot, train, evaluate, decide. `target` counts comparisons.
+    """Sample pairs, compare, snapshot, train, evaluate, decide.
 
+    `target`: the comparisons it asks for to train on; `duels`: those it asks for on duels, which nothing learns of.
     While it is paused (since `paused_at`) nobody is served a pair of it; what is on somebody's screen may be answered.
     """
 
@@ -219,6 +224,7 @@ class Round(SQLModel, table=True):
     checkpoint_id: int = Field(foreign_key="checkpoint.id")
     status: str = RoundStatus.SAMPLING
     target: int
+    duels: int = 0
     snapshot_id: int | None = Field(default=None, foreign_key="snapshot.id")
     result_checkpoint_id: int | None = Field(default=None, foreign_key="checkpoint.id")
     decision: str | None = None
@@ -344,37 +350,6 @@ class Pair(SQLModel, table=True):
     )
 
 
-class Hold(SQLModel, table=True):
-    """A pair on somebody's screen. One that has run out keeps nobody else out, and is still its annotator's first."""
-
-    pair_id: int = Field(primary_key=True, foreign_key="pair.id")
-    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id", index=True)
-    until: datetime = Field(sa_type=UtcDateTime, nullable=False)
-
-
-class QueueMark(SQLModel, table=True):
-    """How far somebody is in a round's queue: what is before it they answered, or others had it on their screens.
-
-    The queue is searched from here on, and from its start once nothing is found: whoever is far ahead of the others is
-    served as quickly as they.
-    """
-
-    __tablename__ = "queue_mark"
-    round_id: int = Field(primary_key=True, foreign_key="round.id")
-    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
-    position: int
-
-
-class RoundWork(SQLModel, table=True):
-    """How much of a round's work somebody has done: what `store/round_work.py` counts as verdicts come and go."""
-
-    __tablename__ = "round_work"
-    round_id: int = Field(primary_key=True, foreign_key="round.id")
-    annotator_id: int = Field(primary_key=True, foreign_key="annotator.id")
-    judged: int
-    measured: int
-
-
 class Guidelines(SQLModel, table=True):
     """What annotators are told to go by. The newest row is in force; a text that comes back is a row of its own."""
 
@@ -397,8 +372,9 @@ class Comparison(SQLModel, table=True):
     """One annotator's verdict on a pair. `left_side` says which completion stood left (none for imports).
 
     `strength`: 1 slightly, 2 clearly, 3 much better. `criteria`: for each criterion "a", "b" or "tie". `flags`: what is
-    wrong with "a" and with "b". `seconds`: how long the pair was looked at. A verdict that `adjudicates` decides for
-    its pair, whatever the others said. `guidelines_id`: the guidelines in force at that moment. What came of a
+    wrong with "a" and with "b". `seconds`: how long the pair was looked at. A row that `adjudicates` is no
+    verdict of its annotator's but a decision for the pair, whatever anybody said; it stands beside what they said
+    themselves. `guidelines_id`: the guidelines in force at that moment. What came of a
     `ranking_id` has neither sides nor seconds of its own.
     """
 
@@ -422,7 +398,7 @@ class Comparison(SQLModel, table=True):
         _one_of("verdict", Verdict),
         sa.CheckConstraint("left_side IS NULL OR left_side IN ('a', 'b')", name="left_side_known"),
         sa.CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="strength_known"),
-        _unique_where("comparison_current", "pair_id", "annotator_id", where="superseded_at IS NULL"),
+        _unique_where("comparison_current", "pair_id", "annotator_id", "adjudicates", where="superseded_at IS NULL"),
         sa.Index("comparison_by_annotator", "annotator_id", "id"),
     )
 

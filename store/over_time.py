@@ -45,8 +45,12 @@ class Agreed:
 
 
 def read_choices(*, session: Session, search: Search) -> tuple[str, list[Choices]]:
-    """What was chosen in each "day" or "week", as suits the span of what is found. Raises NotAllowedError."""
+    """What was chosen in each "day" or "week", as suits the span of what is found. Raises NotAllowedError.
+
+    Nothing of rankings: in these nothing stood left or right, and one that was skipped would count as many skips.
+    """
     said = _answers(session, search)
+    said = said.where(said.ranking == NONE)
     said = said.where((said.left != NONE) | (said.verdict > B))  # a side that nobody saw is neither left nor right
     unit, parts = _parts(said.moment)
     return unit, [_choices(moment, said.where(part)) for moment, part in parts]

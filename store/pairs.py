@@ -14,24 +14,12 @@ from sqlmodel import Session, col, select
 from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.holds import ANNOTATOR, MOMENT, answered_by, has_room_for, held_pair, take_hold
+from store.holds import ANNOTATOR, MOMENT, answered_by, decided, has_room_for, held_pair, take_hold
 from store.measuring import due_pair
-from store.models import (
-    COUNTED,
-    Annotator,
-    Comparison,
-    Completion,
-    Hold,
-    Pair,
-    Prompt,
-    Purpose,
-    QueueMark,
-    Round,
-    Verdict,
-    now,
-)
+from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
 from store.queue_rules import PLAIN_RULES, QueueRules, is_done_for_today
+from store.queue_tables import Hold, QueueMark
 
 FEW = 20  # pairs that are left: from then on nobody is given one ahead of time
 MARK_EVERY = 16  # pairs that an annotator is on, before it is noted how far they are in the queue
@@ -318,25 +306,23 @@ def lock_pair(*, session: Session, pair_id: int) -> LockedPair:
     return LockedPair(*row)
 
 
-_TRUSTED = (
-    sa.select(col(Comparison.id))
+_ANSWERED = (
+    sa.select(func.count())
+    .select_from(Comparison)
     .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
     .where(
         col(Comparison.pair_id) == col(Pair.id),
+        col(Comparison.verdict) != Verdict.SKIP,
+        ~col(Comparison.adjudicates),
         col(Comparison.superseded_at).is_(None),
         col(Annotator.retracted_at).is_(None),
     )
-)
-_RULED = _TRUSTED.where(col(Comparison.adjudicates)).exists()
-_ANSWERED = (
-    _TRUSTED.where(col(Comparison.verdict) != Verdict.SKIP, ~col(Comparison.adjudicates))
-    .with_only_columns(func.count())
     .scalar_subquery()
 )
 _RECOUNT = (
     sa.update(Pair)
     .where(col(Pair.id) == sa.bindparam("this_pair"))
-    .values(open_slots=case((_RULED, 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
+    .values(open_slots=case((decided(), 0), (col(Pair.wanted) > _ANSWERED, col(Pair.wanted) - _ANSWERED), else_=0))
 )
 
 
@@ -344,23 +330,22 @@ def recount_open_slots(*, session: Session, pair_id: int) -> None:
     """Set `open_slots` to what the pair still wants.
 
     A skip is no answer, and neither is what a retracted annotator said: the pair stays open for others. One that was
-    adjudicated wants nothing more.
+    decided about wants nothing more, unless it stands for a slate.
     """
     session.connection().execute(_RECOUNT, {"this_pair": pair_id})
 
 
 def count_pairs(*, session: Session, round_id: int | None) -> dict[str, int]:
-    """How many pairs a round has and how many of them still want a comparison: `{"pairs": n, "open": m}`.
+    """How many pairs a round has, how many duels beside them, and how many of both still want a comparison.
 
-    All pairs of a slate are among the first; of those that are open, only the one which stands in the queue for it.
-    `round_id` None: those that were imported. Gold pairs, repeats and rewrites are not among them.
+    `{"pairs": n, "duels": d, "open": m}`. All pairs of a slate are among the first; of those that are open, only the
+    one which stands in the queue for it. `round_id` None: those that were imported. Gold pairs, repeats and rewrites
+    are not among them.
     """
-    pairs, open_pairs = session.exec(
-        select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).where(
-            Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
-        )
-    ).one()
-    return {"pairs": pairs, "open": open_pairs}
+    is_duel, is_open = col(Pair.purpose) == Purpose.DUEL, col(Pair.open_slots) > 0
+    counts = (func.count().filter(~is_duel), func.count().filter(is_duel), func.count().filter(is_open))
+    asked = Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+    return dict(zip(("pairs", "duels", "open"), session.exec(select(*counts).where(*asked)).one(), strict=True))
 
 
 def count_naming_makers(*, session: Session, round_id: int) -> int:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.database import chunks
-from store.models import COUNTED, Annotator, Comparison, Hold, Pair, Prompt, QueueMark, Verdict, now
+from store.models import COUNTED, Annotator, Comparison, Pair, Prompt, Verdict, now
 from store.pairs import count_pairs, recount_open_slots
+from store.queue_tables import Hold, QueueMark
 from store.ranking_tables import Slate
 from store.roles import require_researcher
 
@@ -51,8 +51,9 @@ def ask_again(*, session: Session, round_id: int, below: float) -> list[int]:
     whole. Returns the pairs.
     """
     require_researcher(session=session, to="change the queue")
-    answers = _answers(session, round_id)
-    shares = {pair_id: max(said.values()) / said.total() for pair_id, said in answers.items() if said.total() > 1}
+    answers, decided = _answers(session, round_id), _decided(session, round_id)
+    often = {pair_id: said for pair_id, said in answers.items() if said.total() > 1 and pair_id not in decided}
+    shares = {pair_id: max(said.values()) / said.total() for pair_id, said in often.items()}
     doubtful = sorted((pair_id for pair_id in shares if shares[pair_id] < below), key=lambda each: (shares[each], each))
     doubtful = [pair_id for pair_id in _asked_for(session, doubtful) if pair_id in answers]
     for pair_id in doubtful:
@@ -82,21 +83,22 @@ def _answers(session: Session, round_id: int) -> dict[int, Counter[str]]:
             Pair.open_slots == 0,
             col(Pair.purpose).in_(COUNTED),
             Comparison.verdict != Verdict.SKIP,
+            ~col(Comparison.adjudicates),
             col(Comparison.superseded_at).is_(None),
             col(Annotator.retracted_at).is_(None),
         )
     )
-    ruled = set(session.exec(select(Comparison.pair_id).where(*_stands_as_ruling(round_id))))
     found: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for pair_id, verdict in session.exec(said):
-        if pair_id not in ruled:
-            found[pair_id][verdict] += 1
+        found[pair_id][verdict] += 1
     return found
 
 
-def _stands_as_ruling(round_id: int) -> tuple[Any, ...]:
+def _decided(session: Session, round_id: int) -> set[int]:
+    """The round's pairs about which somebody decided: how far people agree on these is no question any more."""
     in_round = sa.select(col(Pair.id)).where(col(Pair.round_id) == round_id)
-    return col(Comparison.adjudicates), col(Comparison.superseded_at).is_(None), col(Comparison.pair_id).in_(in_round)
+    stands = col(Comparison.adjudicates), col(Comparison.superseded_at).is_(None)
+    return set(session.exec(select(Comparison.pair_id).where(*stands, col(Comparison.pair_id).in_(in_round))))
 
 
 def first_in_queue(*, session: Session, round_id: int, limit: int) -> list[tuple[Pair, Prompt]]:

@@ -38,12 +38,12 @@ def is_held_out(hashed: str, *, share: float) -> bool:
 
 def count_prompts(*, session: Session) -> dict[str, int]:
     """How many prompts there are to ask: `{"train": n, "held_out": m}`."""
-    rows = session.exec(select(Prompt.held_out, func.count()).where(_is_asked()).group_by(col(Prompt.held_out))).all()
+    rows = session.exec(select(Prompt.held_out, func.count()).where(is_asked()).group_by(col(Prompt.held_out))).all()
     counts = {bool(held_out): count for held_out, count in rows}
     return {"train": counts.get(False, 0), "held_out": counts.get(True, 0)}
 
 
-def _is_asked() -> Any:
+def is_asked() -> Any:
     """Whether a model is asked the prompt: not those of gold pairs, which are kept for measuring."""
     gold = select(Pair.prompt_id).where(col(Pair.gold_verdict).is_not(None))
     return col(Prompt.id).not_in(gold)
@@ -64,7 +64,7 @@ def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed:
     rows = session.exec(
         select(Prompt, func.coalesce(asked.c.times, 0))
         .outerjoin(asked, asked.c.prompt_id == Prompt.id)
-        .where(_is_asked())
+        .where(is_asked())
     ).all()
     ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"{seed}:{row[0].content_hash}")))
     held_out = [prompt for prompt, _ in ranked if prompt.held_out]

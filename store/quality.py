@@ -10,7 +10,7 @@ intervals.py says; how two annotators agree is in agreement.py. What is looked a
     fast        the share of verdicts given sooner than anybody reads: in less than FAST_SECONDS, or at more than
                 FAST_CHARACTERS a second of both texts (25 words of 6 letters; people read 4, Brysbaert 2019). Somebody
                 who sees at a glance that a text is broken is honestly that quick, so it is the share that tells
-    per hour    comparisons an hour of work; a gap longer than BREAK_SECONDS between two of them is no work
+    per hour    comparisons an hour of work, a ranking counted once; a gap longer than BREAK_SECONDS is no work
 """
 
 from __future__ import annotations
@@ -214,6 +214,9 @@ def _consistent(answers: Answers) -> Ints:
 
 
 def _per_hour(answers: Answers) -> float | None:
-    gaps = np.diff(np.sort(answers.said.moment))
+    said = answers.said
+    # Those of one ranking were written at one moment: they are one piece of work, and every other is one of its own.
+    _, pieces = np.unique(np.where(said.ranking == NONE, -np.arange(1, len(said) + 1), said.ranking), return_index=True)
+    gaps = np.diff(np.sort(said.moment[pieces]))
     worked = gaps[gaps <= BREAK_SECONDS]
     return None if not worked.sum() else float(3600 * len(worked) / worked.sum())

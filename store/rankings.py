@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from store.comparisons import require_comparing, supersede_ranking
 from store.errors import StoreError
 from store.guidelines import guidelines_id_in_force
-from store.holds import release_hold
+from store.holds import release_hold, require_room
 from store.models import Comparison, Pair, Verdict
 from store.pairs import lock_pair, recount_open_slots
 from store.ranking_tables import Outcome, Ranking, Slate, SlateItem
@@ -39,9 +39,10 @@ def record_ranking(
 
     `tiers`: positions on this annotator's screen, from 0 on, the best first; none unless the outcome is `ranked`.
     `tags`: why it was skipped. A ranking that stands already is returned as it is (a second press, a second tab),
-    unless `replace` asks for a change of mind, which supersedes it. What this annotator said of one of the pairs alone,
-    when they adjudicated, stays. Raises UnknownRecordError for a slate that is not there, PairChangedError for one
-    who may not compare any more, StoreError for tiers that do not name each completion once.
+    unless `replace` asks for a change of mind, which supersedes it. What this annotator decided about one of the pairs
+    stands beside it. Raises UnknownRecordError for a slate that is not there, PairChangedError for one who may not
+    compare any more and for a ranking that comes too late (`require_room`), NotAllowedError in somebody else's name,
+    StoreError for tiers that do not name each completion once.
     """
     require_comparing(session=session, annotator_id=annotator_id)
     slate = get_slate(session=session, slate_id=slate_id)
@@ -61,9 +62,11 @@ def record_ranking(
         guidelines_id=guidelines_id_in_force(session=session),
     )
     standing = current_ranking(session=session, slate_id=slate_id, annotator_id=annotator_id)
+    if standing is not None and not replace:
+        return standing
+    before = None if standing is None else standing.outcome
+    require_room(session=session, pair_id=asked, annotator_id=annotator_id, answer=ranking.outcome, before=before)
     if standing is not None:
-        if not replace:
-            return standing
         assert standing.id is not None
         supersede_ranking(session=session, ranking_id=standing.id)
     session.add(ranking)
@@ -105,6 +108,7 @@ def _write_comparisons(session: Session, slate: Slate, ranking: Ranking, pairs: 
                 col(Comparison.pair_id).in_([pair.id for pair in pairs]),
                 Comparison.annotator_id == ranking.annotator_id,
                 col(Comparison.superseded_at).is_(None),
+                ~col(Comparison.adjudicates),
             )
         )
     )

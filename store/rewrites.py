@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sqlmodel import Session, col, select
 
+from store.comparisons import require_comparing
 from store.hashing import text_hash
 from store.models import COUNTED, Comparison, Completion, Pair, Purpose, Verdict, now
 from store.pairs import draw_side_seed, get_pair, left_side
@@ -27,8 +28,10 @@ def replace_rewrites(*, session: Session, pair_id: int, annotator_id: int, texts
 
     Each becomes a pair of its own, already decided in favour of the rewrite, and is trained on as any preference is.
     A text that is empty, or equal to one of the two on screen, is none. On a pair that measures (gold, repeat), which
-    nothing is trained on, only the text is kept. Raises UnknownRecordError.
+    nothing is trained on, only the text is kept. Raises UnknownRecordError, PairChangedError for an annotator who may
+    not compare any more, NotAllowedError in somebody else's name.
     """
+    require_comparing(session=session, annotator_id=annotator_id)
     asked, _ = get_pair(session=session, pair_id=pair_id)
     sides = _completion_ids(asked, annotator_id)
     shown = {number: session.get_one(Completion, number) for number in sides.values()}

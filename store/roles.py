@@ -22,6 +22,11 @@ def on_behalf_of(engine: sa.Engine, annotator_id: int) -> sa.Engine:
     return engine.execution_options(**{_PERSON: annotator_id})
 
 
+def of_the_machine(engine: sa.Engine) -> sa.Engine:
+    """The same database, for the machine's owner again: for what follows from a file of theirs, whoever looks."""
+    return engine.execution_options(**{_PERSON: None})
+
+
 def person_of(session: Session) -> int | None:
     """The annotator on whose behalf a session works; None: the machine's owner."""
     person: int | None = session.get_bind().get_execution_options().get(_PERSON)

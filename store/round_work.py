@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
-from store.models import COUNTED, MEASURING, Annotator, Comparison, Purpose, Round, RoundWork, UtcDateTime, Verdict
+from store.models import COUNTED, MEASURING, Annotator, Comparison, Purpose, Round, UtcDateTime, Verdict
+from store.queue_tables import RoundWork
 
 
 @dataclass(frozen=True)

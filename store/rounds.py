@@ -1,4 +1,4 @@
-"""Rounds: sample pairs, compare, snapshot, train, evaluate, decide."""
+"""Rounds: sample pairs, compare, snapshot, train, evaluate; what is decided then is in decisions.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import StateError, UnknownRecordError
-from store.models import Checkpoint, Decision, Round, RoundStatus, now
+from store.models import Round, RoundStatus, now
 from store.roles import require_researcher
 
 
@@ -76,23 +76,4 @@ def resume_round(*, session: Session, round_id: int) -> Round:
         raise StateError(f"Round {found.number} is not paused.")
     found.paused_at = None
     session.add(found)
-    return found
-
-
-def decide_round(*, session: Session, round_id: int, decision: Decision, by: str) -> Round:
-    """Close a round with what becomes of its checkpoint.
-
-    Raises StateError unless there is one to decide about, NotAllowedError.
-    """
-    require_researcher(session=session, to="decide about a checkpoint")
-    found = session.get_one(Round, round_id, with_for_update=True)
-    if found.status != RoundStatus.DECIDING or found.result_checkpoint_id is None:
-        raise StateError(f"Round {found.number} has no new checkpoint to decide about (it is {found.status}).")
-    found.status = RoundStatus.DONE
-    found.decision = decision
-    found.decided_by = by
-    found.decided_at = now()
-    checkpoint = session.get_one(Checkpoint, found.result_checkpoint_id)
-    checkpoint.verdict = decision
-    session.add_all([found, checkpoint])
     return found

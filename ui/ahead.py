@@ -38,7 +38,7 @@ _NAMED = "|".join(NAMES)
 # been in sight for long enough, is pressed now: a slow server loses none.
 SCRIPT = (
     """
-  const answers = 'ANSWERS', skip = '[class*="st-key-skip-"] button', reasons = '[class*="st-key-why-"] button';
+  const answers = 'ANSWERS', asks = '[class*="st-key-ask-"] button', reasons = '[class*="st-key-why-"] button';
   const dwell = DWELL;
   const inSight = () => document.querySelector(".pl-pair");
   const ahead = { at: 0, meant: null };
@@ -90,7 +90,7 @@ SCRIPT = (
     if (!event.repeat) asking.key ||= event.key;
   }, true);
   window.addEventListener("click", (event) => {
-    if (!asking && event.target.closest?.(skip)) {
+    if (!asking && event.target.closest?.(asks)) {
       asking = { of: onScreen(), at: performance.now(), key: "" };
       answerWhy();
     }

@@ -36,10 +36,12 @@ class Watch:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def shows(self, pair_id: int) -> None:
-        """This pair is on screen; nothing changes where it was already."""
+        """This pair is on screen; nothing changes where it was already. It may appear by itself while nobody looks."""
         with self._lock:
             if pair_id != self.pair_id:
-                self.pair_id, self._since, self._away, self._gone_at = pair_id, self.clock(), 0.0, None
+                moment = self.clock()
+                self.pair_id, self._since, self._away = pair_id, moment, 0.0
+                self._gone_at = None if self._gone_at is None else moment
 
     def stop(self) -> None:
         """No pair is on screen."""
@@ -79,6 +81,14 @@ def my_watch() -> Watch:
     _watches.move_to_end(token)
     while len(_watches) > MOST:
         _watches.popitem(last=False)
+    return watch
+
+
+def watch_of_press() -> Watch:
+    """The watch of this browser session, whose visitor pressed something: so they are here, even if the page's own word
+    of it was lost or is still on its way."""
+    watch = my_watch()
+    watch.returns()
     return watch
 
 

@@ -34,6 +34,7 @@ PARAMETER = "comparison"  # in the address: opens one
 WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 IMPORTED = 0
 NOT_COUNTED = "Imports, practice, decisions of researchers and what retracted people said are not counted."
+NO_SIDES = "Nor are rankings: nothing stands left or right in them."
 
 
 def browse() -> None:
@@ -150,9 +151,9 @@ def choices(session: Session, search: Search) -> None:
     unit, rows = read_choices(session=session, search=search)
     if rows:
         choices_charts(unit, rows)
-        st.caption(NOT_COUNTED)
+        st.caption(f"{NOT_COUNTED} {NO_SIDES}")
     else:
-        show.empty_state("No choices to draw", NOT_COUNTED)
+        show.empty_state("No choices to draw", f"{NOT_COUNTED} {NO_SIDES}")
 
 
 def agreement(session: Session, search: Search) -> None:
@@ -209,6 +210,10 @@ def line(entry: Found) -> tuple[object, ...]:
 
 def verdict_words(said: Comparison) -> str:
     """A verdict by the side that was seen; by its completion where nobody saw any side."""
+    return f"decided: {_verdict_words(said)}" if said.adjudicates else _verdict_words(said)
+
+
+def _verdict_words(said: Comparison) -> str:
     if said.verdict in WORDS:
         return WORDS[said.verdict]
     return ("left" if said.verdict == said.left_side else "right") if said.left_side else said.verdict

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
 from store.errors import LoginError, StoreError, ThrottledError
-from store.invites import accept_invite, find_invite
+from store.invites import accept_invite, find_invite, settled_name
 from store.logins import begin_login
 from store.passcodes import LONGEST, SHORTEST, check_passcode
 from ui.theme import ACCENT, INK, NIGHT, NIGHT_ACCENT, NIGHT_INK, PAPER
@@ -106,15 +106,15 @@ def _join(workspace: Workspace, fields: dict[str, str], request: Request) -> Res
     token, name, passcode = (fields.get(key, "") for key in ("token", "name", "passcode"))
     try:
         with reading(workspace.engine) as session:
-            invite = find_invite(session=session, token=token)
+            settled = settled_name(session=session, invite=find_invite(session=session, token=token))
     except StoreError as error:
         return _page("Join", _alert(error) + _token_form(), status=403)
     if "passcode" not in fields:  # the link was opened just now
-        return _page("Join", _join_form(token, invite.name, fixed=bool(invite.name)))
+        return _page("Join", _join_form(token, settled, fixed=bool(settled)))
     try:
         annotator_id = accept_invite(engine=workspace.engine, token=token, name=name, passcode=passcode)
     except StoreError as error:
-        form = _join_form(token, invite.name or name, fixed=bool(invite.name))
+        form = _join_form(token, settled or name, fixed=bool(settled))
         return _page("Join", _alert(error) + form, status=422)
     return _let_in(workspace, annotator_id, request)
 

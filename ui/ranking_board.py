@@ -78,6 +78,7 @@ class Board {
     let draft = null;
     try { draft = JSON.parse(sessionStorage.getItem(DRAFT)); } catch { /* none, or not ours */ }
     const mine = draft && draft.mark === this.data.mark;
+    if (!mine) this.forget(); // of a slate that was saved, or left
     this.tiers = mine ? draft.tiers : this.data.said.map((tier) => [...tier]);
     this.trail = mine ? draft.trail : this.tiers.flat();
     if (!mine && this.tiers.length) this.note = "As you ranked it before.";
@@ -164,9 +165,15 @@ class Board {
     const tiers = [...this.tiers, ...this.left.map((card) => [card])];
     this.saving = Date.now();
     this.say("Saving…");
-    try { sessionStorage.removeItem(DRAFT); } catch { /* there is none */ }
     this.send({ slate: this.data.slate, tiers });
+    const sent = this.saving;
+    setTimeout(() => {
+      if (live !== this || !this.root.isConnected || this.saving !== sent) return;
+      this.say("The server has not answered. Your ranking is still here: please save it again.");
+    }, 5000);
   }
+
+  forget() { try { sessionStorage.removeItem(DRAFT); } catch { /* there is none */ } }
 
   say(words) { this.note = words; this.status.textContent = words; }
 

@@ -7,10 +7,8 @@ from typing import Any
 import streamlit as st
 
 from dpo_core.workspace import Workspace
-from store.comparisons import Choice
 from store.database import reading, writing
 from store.errors import StoreError
-from store.holds import require_room
 from store.models import Comparison
 from store.pairs import get_pair
 from store.ranking_tables import Outcome, Ranking
@@ -59,7 +57,7 @@ def _write(
     tiers: list[list[int]] | None = None,
     why: str = "",
 ) -> None:
-    watch = attention.my_watch()
+    watch = attention.watch_of_press()
     if watch.pair_id != pair_id or watch.seconds_shown() < verdicts.DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:
@@ -68,8 +66,6 @@ def _write(
             return
         before = current_ranking(session=session, slate_id=pair.slate_id, annotator_id=annotator_id)
         again = before is not None and verdicts.looked_at() == pair_id
-        answer = Choice.SKIP if outcome == Outcome.SKIP else Choice.TIE  # any that is an answer
-        require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=answer)
         record_ranking(
             session=session,
             slate_id=pair.slate_id,

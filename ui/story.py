@@ -160,10 +160,22 @@ def headline(state: LoopState) -> Words:
             f"Round {number} is training",
             f"{name} learns from {'the imported' if state.imported else 'the'} comparisons.",
         ),
-        Step.DECIDE: (f"Round {number} is trained", "Which checkpoint writes the next round?"),
+        Step.DECIDE: (f"Round {number} is trained", _decide_words(state)),
         Step.MEND_RUN: (f"Round {number}: a run has stopped", "Nothing compared so far is lost."),
     }
     return Words(*texts[state.step])
+
+
+def _decide_words(state: LoopState) -> str:
+    """Which checkpoint is to write the next round, and who is to say so."""
+    if state.open_run is not None:
+        return "Both checkpoints write answers to held-out prompts, to be compared blind: which is better?"
+    judged, written = state.comparisons.get("duels", 0), state.pairs.get("duels", 0)
+    if judged < written:
+        return (
+            f"Is it better than its parent? {judged} of {counted(written, 'blind duel')} are judged, on the Label page."
+        )
+    return "Which checkpoint writes the next round?"
 
 
 def _given_words(state: LoopState, done: int, target: int) -> str:
@@ -253,7 +265,7 @@ def _number(value: float | None, digits: int) -> str:
 
 def result_facts(run: Run) -> dict[str, str]:
     """What a run that is done came to, for a small table; empty for any other."""
-    told = {RunKind.SAMPLE: _written, RunKind.TRAIN: _trained, RunKind.EVALUATE: _judged}
+    told = {RunKind.SAMPLE: _written, RunKind.TRAIN: _trained, RunKind.EVALUATE: _judged, RunKind.DUEL: _duels}
     return told[RunKind(run.kind)](run) if run.status == RunStatus.DONE else {}
 
 
@@ -261,6 +273,16 @@ def _written(run: Run) -> dict[str, str]:
     reasons = {"skipped_identical": "both texts the same", "skipped_long": "prompt too long"}
     skipped = [f"{run.result[key]} ({reason})" for key, reason in reasons.items() if run.result.get(key)]
     return {"Pairs written": f"{run.result.get('pairs', 0):,}", "Prompts skipped": ", ".join(skipped) or "none"}
+
+
+def _duels(run: Run) -> dict[str, str]:
+    against = ", ".join(f"{name} ({len(prompts)})" for name, prompts in run.settings["against"].items())
+    return {
+        "Checkpoint": str(run.settings["checkpoint"]),
+        "Against": against,
+        "Duels written": f"{run.result.get('duels', 0):,}",
+        "Prompts skipped": f"{run.result['skipped']} (no two different texts)" if run.result.get("skipped") else "none",
+    }
 
 
 def _trained(run: Run) -> dict[str, str]:

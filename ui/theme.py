@@ -122,6 +122,18 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-meter > div { height: 100%; background: var(--pl-accent); }
 .pl-count { display: flex; flex-wrap: wrap; column-gap: 1rem; font-size: .9rem; }
 .pl-count b { font-weight: 650; }
+.pl-match { margin: .2rem 0 1rem; max-width: 46rem; } .pl-match p { margin: .35rem 0 0; }
+.pl-axis { position: relative; height: 14px; margin: .5rem 0 .1rem; border-radius: 7px;
+  background: rgba(128,128,128,.16); }
+.pl-axis i { position: absolute; top: 0; bottom: 0; }
+.pl-axis .pl-band { background: color-mix(in srgb, var(--pl-accent) 40%, transparent); border-radius: 7px; }
+.pl-axis .pl-half { left: 50%; width: 2px; margin-left: -1px; top: -4px; bottom: -4px; background: currentColor; }
+.pl-axis .pl-dot { width: 14px; margin-left: -7px; border-radius: 50%; background: var(--pl-accent); }
+.pl-ends { display: flex; justify-content: space-between; font-size: .8rem; opacity: .72; }
+.pl-gate { list-style: none; padding: 0 !important; display: grid; gap: .45rem; margin: 0 0 1rem; }
+.pl-gate li { display: flex; gap: .6rem; margin: 0; }
+.pl-gate .pl-sign { font-weight: 700; width: 1.2em; text-align: center; }
+.pl-gate .pl-met .pl-sign { color: var(--pl-accent); }
 .pl-steps { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; list-style: none; padding: 0 !important;
   margin: 0 0 .25rem; }
 .pl-steps li { display: flex; align-items: center; gap: .45rem; font-size: .92rem; opacity: .72; margin: 0; }
@@ -189,7 +201,7 @@ SHOW_AHEAD
     // Pressed as with the mouse: what is done on a click is then done for keys too.
     // The verdicts may still stand where the reasons to skip are drawn already: these come first.
     const key = SIGNS[event.key] || event.key.toUpperCase();
-    const meant = [...document.querySelectorAll(reasons), ...document.querySelectorAll(`${answers}, ${skip}`)]
+    const meant = [...document.querySelectorAll(reasons), ...document.querySelectorAll(`${answers}, ${asks}`)]
       .find((button) => button.querySelector("kbd")?.textContent === key);
     if (meant) { event.preventDefault(); event.stopPropagation(); meant.click(); }
   }, true);

@@ -22,7 +22,6 @@ from store.comparisons import (
     undo_comparison,
 )
 from store.database import reading, writing
-from store.holds import require_room
 from store.models import Comparison
 from store.rewrites import replace_rewrites, standing_rewrites
 from store.wording import counted
@@ -97,7 +96,7 @@ def _write(
     remarks: Remarks,
     rewrites: dict[str, str] | None,
 ) -> None:
-    watch = attention.my_watch()
+    watch = attention.watch_of_press()
     if watch.pair_id != pair_id or watch.seconds_shown() < DWELL_SECONDS:
         return
     with writing(workspace.engine) as session:
@@ -105,7 +104,6 @@ def _write(
         if looked_at() == pair_id or rewrites is not None:
             before = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id)
         again = before is not None and looked_at() == pair_id
-        require_room(session=session, pair_id=pair_id, annotator_id=annotator_id, choice=choice)
         said = record_comparison(
             session=session,
             pair_id=pair_id,
@@ -116,9 +114,10 @@ def _write(
             seconds=round(watch.seconds(), 2),
             replace=again,
         )
-        if rewrites is not None and (
-            before is None or said.id != before.id
-        ):  # not a second tab's, whose verdict fell away
+        if again and choice == Choice.SKIP:
+            rewrites = {}  # nothing is learned of a pair that was skipped after all
+        is_new = before is None or said.id != before.id  # not a second tab's, whose verdict fell away
+        if rewrites is not None and is_new:
             replace_rewrites(session=session, pair_id=pair_id, annotator_id=annotator_id, texts=rewrites)
     if again:
         st.session_state["notice"] = "Saved. What you said before stays in the history."
@@ -127,7 +126,7 @@ def _write(
 
 def take_back(workspace: Workspace, comparison_id: int, annotator_id: int) -> None:
     """Undo a verdict; its pair is shown again. The same press a second time does nothing."""
-    attention.my_watch().stop()
+    attention.watch_of_press().stop()
     with writing(workspace.engine) as session:
         undone = undo_comparison(session=session, comparison_id=comparison_id, annotator_id=annotator_id)
         if undone is None:
@@ -163,7 +162,7 @@ def look_at(pair_id: int | None) -> None:
     """Look at this judged pair again; None: go back to the queue."""
     st.session_state["looked_at"] = pair_id
     st.session_state.pop("recalled", None)
-    attention.my_watch().stop()
+    attention.watch_of_press().stop()
 
 
 def to_the_queue() -> None:

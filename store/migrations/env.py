@@ -4,7 +4,9 @@ from alembic import context
 from sqlmodel import SQLModel
 
 import store.access_tables
+import store.decision_tables
 import store.models
+import store.queue_tables
 import store.ranking_tables  # noqa: F401 - all fill SQLModel.metadata
 
 context.configure(

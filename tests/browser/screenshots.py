@@ -16,8 +16,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dpo_core.carry_out import carry_out_here
+from dpo_core.deciding import go_on
 from dpo_core.demo import open_demo, start_first_round
-from dpo_core.loop import go_on, read_loop, start_training
+from dpo_core.loop import read_loop, start_training
 from dpo_core.simulate import Persona
 from dpo_core.tastes import load_taste
 from dpo_core.workspace import Workspace

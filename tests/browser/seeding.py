@@ -10,15 +10,16 @@ from typing import Any
 
 from sqlmodel import Session
 
-from dpo_core.config import ModelSettings, RoundSettings, Settings
-from dpo_core.loop import Decision, decide, start_round, start_training
+from dpo_core.config import GateSettings, ModelSettings, RoundSettings, Settings
+from dpo_core.deciding import decide
+from dpo_core.loop import start_round, start_training
 from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace, create_workspace
 from store.annotators import get_or_add_annotator
 from store.checkpoints import add_checkpoint
 from store.comparisons import Choice, record_comparison
 from store.database import writing
-from store.models import Completion, Round, RoundStatus, Run
+from store.models import Completion, Decision, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair, next_pair
 from store.rounds import latest_round, set_round_status
 from store.runs import claim_run, finish_run, get_run, report_progress
@@ -36,10 +37,15 @@ def plain_exchanges(count: int) -> list[Exchange]:
     return [(f"Question {n}?", f"First answer to {n}.", f"Second answer to {n}.") for n in range(1, count + 1)]
 
 
-def new_workspace(folder: Path, *, target: int = 40, per_pair: int = 1, held_out_share: float = 0.0) -> Workspace:
-    """An empty workspace whose base model is never looked for."""
+NO_GATE = GateSettings(win_rate="ignore", alarms="ignore", canary=0, checks="ignore")
+
+
+def new_workspace(
+    folder: Path, *, target: int = 40, per_pair: int = 1, held_out_share: float = 0.0, gate: GateSettings = NO_GATE
+) -> Workspace:
+    """An empty workspace whose base model is never looked for; what is trained in it may be promoted at once."""
     asked = RoundSettings(comparisons=target, comparisons_per_pair=per_pair, held_out_share=held_out_share)
-    return create_workspace(folder, Settings(model=ModelSettings(base="somewhere/tiny"), round=asked))
+    return create_workspace(folder, Settings(model=ModelSettings(base="somewhere/tiny"), round=asked, gate=gate))
 
 
 def add_prompts(workspace: Workspace, exchanges: Iterable[Exchange]) -> list[int]:

@@ -6,16 +6,21 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
 from dpo_core.config import LabelSettings
+from dpo_core.editing_settings import change_section
+from dpo_core.workspace import Workspace
 from store.annotators import deactivate_annotator
 from store.database import writing
-from tests.browser.conftest import Round
+from tests.browser import seeding
+from tests.browser.conftest import Round, Serve
 from tests.browser.test_label import pane, wait_for_question
+from ui.verdicts import DWELL_SECONDS
 
 DOUBLE_PRESS = """() => {
   const press = () => document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "2", bubbles: true }));
@@ -25,9 +30,9 @@ DOUBLE_PRESS = """() => {
 
 
 @contextmanager
-def standing_still(served: Round) -> Iterator[None]:
+def standing_still(workspace: Workspace) -> Iterator[None]:
     """The server neither answers nor ends."""
-    folder = str(served.workspace.folder)
+    folder = str(workspace.folder)
     (server,) = [child for child in psutil.Process().children() if folder in child.cmdline()]
     server.send_signal(signal.SIGSTOP)
     try:
@@ -47,7 +52,7 @@ def wait_until_ready(page: Page, number: int) -> None:
 def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_round: Round, press: str) -> None:
     page.goto(long_round.url)
     wait_until_ready(page, 1)
-    with standing_still(long_round):
+    with standing_still(long_round.workspace):
         if press == "mouse":
             page.get_by_role("button", name="Tie").click()
         else:
@@ -66,7 +71,7 @@ def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_r
 def test_a_number_right_after_s_is_the_reason_and_never_a_verdict(page: Page, long_round: Round, still: bool) -> None:
     page.goto(long_round.url)
     wait_until_ready(page, 1)
-    with standing_still(long_round) if still else nullcontext():
+    with standing_still(long_round.workspace) if still else nullcontext():
         page.keyboard.press("s")
         page.keyboard.press("2")
     wait_for_question(page, 2)
@@ -76,10 +81,24 @@ def test_a_number_right_after_s_is_the_reason_and_never_a_verdict(page: Page, lo
     assert json.loads(tags) == [LabelSettings().skip_reasons[1]]
 
 
+def test_where_no_reason_is_asked_a_number_after_s_is_a_verdict(page: Page, tmp_path: Path, serve: Serve) -> None:
+    workspace = seeding.new_workspace(tmp_path / "workspace", target=8)
+    seeding.open_round(workspace, seeding.plain_exchanges(10))
+    change_section(workspace, "label", {"skip_reasons": []})
+    page.goto(serve(workspace))
+    expect(page.locator('[class*="st-key-verdicts-"]')).to_be_visible()
+    page.keyboard.press("s")  # so soon after the pair was drawn that it is dropped, or else a skip at once
+    page.wait_for_timeout(1000 * DWELL_SECONDS + 100)
+    page.keyboard.press("2")
+    query = "SELECT count(*) FROM comparison WHERE verdict <> 'skip'"
+    expect(page.get_by_text("1 of 8")).to_be_visible()
+    assert Round(workspace, "").query(query) == [(1,)]
+
+
 def test_a_double_press_is_no_verdict_on_the_pair_that_was_ahead(page: Page, long_round: Round) -> None:
     page.goto(long_round.url)
     wait_until_ready(page, 1)
-    with standing_still(long_round):
+    with standing_still(long_round.workspace):
         page.evaluate(DOUBLE_PRESS)
         expect(pane(page, "Left")).to_contain_text("answer to 2.")
     expect(page.locator(".pl-ahead")).to_contain_text("answer to 3.")  # the server has drawn the second pair
@@ -102,7 +121,7 @@ def test_what_the_server_refuses_comes_back(page: Page, long_round: Round) -> No
 def test_a_server_that_says_nothing_gives_the_pair_back(page: Page, long_round: Round) -> None:
     page.goto(long_round.url)
     wait_until_ready(page, 1)
-    with standing_still(long_round):
+    with standing_still(long_round.workspace):
         page.keyboard.press("2")
         expect(pane(page, "Left")).to_contain_text("answer to 2.")
         expect(pane(page, "Left")).to_contain_text("answer to 1.")

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from dpo_core.workspace import Workspace
 from tests.browser import seeding
 from tests.browser.conftest import PATIENCE, Serve
+from tests.browser.test_ahead import standing_still
 from tests.browser.test_label_fully import RICH, violations
 from ui.verdicts import DWELL_SECONDS
 
@@ -284,6 +285,20 @@ def test_a_reload_in_the_middle_keeps_what_was_begun(page: Page, slates: Workspa
     wait_for_slate(page, 2)
     expect(ranked(page)).to_have_text("")  # the next slate begins with nothing
     assert standing(slates) == [[[shown[letter]] for letter in "BADC"]]
+
+
+def test_a_server_that_says_nothing_leaves_the_ranking_where_it_is(page: Page, slates: Workspace, serve: Serve) -> None:
+    page.goto(serve(slates))
+    wait_for_slate(page, 1)
+    for key in ("3", "1", "4"):
+        page.keyboard.press(key)
+    with standing_still(slates):
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("The server has not answered. Your ranking is still here")
+        assert page.evaluate("sessionStorage.getItem('pairloop-ranking')")
+    wait_for_slate(page, 2)
+    assert len(standing(slates)) == 1
+    assert not page.evaluate("sessionStorage.getItem('pairloop-ranking')")
 
 
 def test_two_tabs_write_one_ranking(page: Page, slates: Workspace, serve: Serve) -> None:

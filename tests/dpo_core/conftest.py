@@ -16,6 +16,7 @@ from store.database import writing
 from tests.conftest import THREADS
 from tests.store.asking import add_prompt
 
+OPEN_GATE = {"win_rate": "ignore", "held_out": "ignore", "alarms": "ignore", "canary": 0, "checks": "ignore"}
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -74,6 +75,8 @@ def make_workspace(tmp_path: Path, tiny_model: Path) -> Callable[..., Workspace]
             "sampling": {"max_new_tokens": 8, "batch_size": 4},
             "training": {"learning_rate": 1e-2, "batch_size": 4, "max_length": 128, "save_steps": 1},
             "worker": {"threads": THREADS},
+            "duels": {"against_parent": 0, "against_base": 0},
+            "gate": OPEN_GATE,
         }
         for section, values in sections.items():
             given[section] = given.get(section, {}) | values

@@ -11,13 +11,12 @@ import pytest
 
 from dpo_core import loop
 from dpo_core.config import change_training
+from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError
 from dpo_core.filters import late_ones_count, snapshot_filter, training_filter
 from dpo_core.loop import (
     Step,
     cancel,
-    decide,
-    go_on,
     queue_evaluation,
     read_loop,
     retry,
@@ -26,14 +25,13 @@ from dpo_core.loop import (
     sample_more,
     start_round,
     start_training,
-    suggested_decision,
 )
 from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.errors import StateError
 from store.importing import import_preferences
-from store.models import Checkpoint, Decision, Round, RoundStatus, Run, RunKind, RunStatus
+from store.models import Decision, Round, RoundStatus, Run, RunKind, RunStatus
 from store.preferences import SnapshotFilter
 from store.runs import claim_run, fail_run, get_run, list_runs
 from store.snapshots import cut_snapshot
@@ -272,17 +270,3 @@ def test_the_newest_checkpoint_is_judged_unless_another_is_named(
     assert story.snapshot is not None
     run = queue_evaluation(trained, checkpoint=named, snapshot=story.snapshot, by="test")
     assert (run.settings["checkpoint"], run.settings["reference"]) == (judged, "base")
-
-
-@pytest.mark.parametrize(
-    ("judged", "expected"),
-    [
-        ({}, Decision.PROMOTE),
-        ({"pairs": 0}, Decision.PROMOTE),
-        ({"pairs": 8, "accuracy_before": 0.5, "accuracy_after": 0.4, "interval_after": [0.1, 0.7]}, Decision.PROMOTE),
-        ({"pairs": 80, "accuracy_before": 0.5, "accuracy_after": 0.3, "interval_after": [0.2, 0.4]}, Decision.KEEP),
-        ({"pairs": 80, "accuracy_before": 0.6, "accuracy_after": 0.7, "interval_after": [0.6, 0.8]}, Decision.PROMOTE),
-    ],
-)
-def test_only_a_clear_loss_speaks_for_keeping_the_parent(judged: dict[str, object], expected: Decision) -> None:
-    assert suggested_decision(Checkpoint(name="round-1", path="x", metrics={"eval": judged})) == expected

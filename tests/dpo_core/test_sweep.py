@@ -11,15 +11,16 @@ import torch
 
 from dpo_core import logps
 from dpo_core.config import TrainingSettings
+from dpo_core.deciding import decide, pick_candidate
 from dpo_core.drift import divergence
 from dpo_core.errors import RunError, SettingsError
 from dpo_core.logps import PairLogps
-from dpo_core.loop import Step, decide, pick_candidate, read_loop, round_stories, start_training
+from dpo_core.loop import Step, read_loop, round_stories, start_training
 from dpo_core.progress import read_metrics
 from dpo_core.sweep import best_point, point_name, read_sweep
 from dpo_core.workspace import Workspace
-from store.checkpoints import serving_checkpoint
 from store.database import reading
+from store.decisions import serving_checkpoint
 from store.models import Decision, Run, RunStatus
 from tests.dpo_core.test_train import ready_to_train, run_next, weights
 

@@ -17,25 +17,17 @@ from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
 from dpo_core.config import TrainingSettings, change_training
+from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError, SettingsError
-from dpo_core.loop import (
-    Step,
-    decide,
-    go_on,
-    plan_training,
-    read_loop,
-    retry,
-    return_to_comparing,
-    start_round,
-    start_training,
-)
+from dpo_core.loop import Step, plan_training, read_loop, retry, return_to_comparing, start_round, start_training
 from dpo_core.progress import read_metrics
 from dpo_core.train import label_chance
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
-from store.checkpoints import get_checkpoint, serving_checkpoint
+from store.checkpoints import get_checkpoint
 from store.comparisons import record_comparison
 from store.database import reading, writing
+from store.decisions import serving_checkpoint
 from store.errors import SnapshotError, StateError
 from store.held_out import rightness
 from store.models import Checkpoint, Decision, Pair, PairReward, Prompt, Run, RunStatus

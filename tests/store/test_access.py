@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dpo_core.loop import pick_candidate
-from store import annotators, invites, rounds, runs
+from dpo_core.deciding import pick_candidate
+from dpo_core.guidelines import current_guidelines
+from store import annotators, decisions, invites, rounds, runs
 from store.access_tables import Login
+from store.adjudication import take_back_decision
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators
-from store.comparisons import Choice, record_comparison
+from store.comparisons import Choice, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import LoginError, NotAllowedError, StateError, StoreError, ThrottledError
 from store.exporting import export_snapshot
+from store.guidelines import put_in_force
 from store.importing import import_file
 from store.invites import accept_invite, add_invite, admit_email, find_email, find_invite, open_invites, revoke_invite
 from store.lineage import trace_comparison
 from store.logins import begin_login, end_login, find_login, is_stale, last_seen, see_login
 from store.models import Decision, Role, RoundStatus, RunKind, Snapshot
 from store.passcodes import FIRST_LOCK, FREE_TRIES, LONGEST_LOCK, check_passcode
+from store.rewrites import replace_rewrites
 from store.roles import on_behalf_of, person_of
 from store.searching import Search, count_found, find_comparisons, read_pace, write_csv
 from store.snapshots import cut_snapshot
@@ -279,7 +283,7 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
         "move a round": lambda session: rounds.set_round_status(
             session=session, round_id=1, status=RoundStatus.TRAINING
         ),
-        "decide": lambda session: rounds.decide_round(
+        "decide": lambda session: decisions.decide_round(
             session=session, round_id=1, decision=Decision.PROMOTE, by="Mallory"
         ),
         "start a run": lambda session: runs.queue_run(
@@ -303,6 +307,13 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
         "search": lambda session: find_comparisons(session=session, search=Search(), limit=1),
         "pace": lambda session: read_pace(session=session, search=Search()),
         "csv": lambda session: write_csv(session=session, search=Search(), stream=None),  # type: ignore[arg-type]
+        "decide about a pair": lambda session: record_comparison(
+            session=session, pair_id=1, annotator_id=person_of(session), choice=Choice.LEFT, adjudicates=True
+        ),
+        "take a decision back": lambda session: take_back_decision(
+            session=session, comparison_id=1, annotator_id=person_of(session)
+        ),
+        "put guidelines in force": lambda session: put_in_force(session=session, text="Be kind."),
         "trace": lambda session: trace_comparison(session=session, comparison_id=1),
     }
 
@@ -314,6 +325,34 @@ def test_the_store_refuses_an_annotator_what_only_a_researcher_may_do(
     lea = join(engine)
     with pytest.raises(NotAllowedError, match="Only a researcher may"), writing(on_behalf_of(engine, lea)) as session:
         actions(tmp_path)[what](session)
+
+
+def test_nobody_compares_takes_back_or_rewrites_in_somebody_elses_name(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    _, (pair, other) = make_round(engine, pairs=2)
+    with writing(engine) as session:
+        said = record_comparison(session=session, pair_id=pair.id, annotator_id=people[0], choice=Choice.LEFT)
+    who: dict[str, Any] = {"annotator_id": people[0]}
+    for write in (
+        lambda session: record_comparison(session=session, pair_id=other.id, choice=Choice.LEFT, **who),
+        lambda session: undo_comparison(session=session, comparison_id=said.id, **who),
+        lambda session: replace_rewrites(session=session, pair_id=pair.id, texts={"left": "Not hers."}, **who),
+    ):
+        with (
+            pytest.raises(NotAllowedError, match="somebody else's name"),
+            writing(on_behalf_of(engine, people[1])) as session,
+        ):
+            write(session)
+        with writing(on_behalf_of(engine, people[0])) as session:
+            write(session)
+
+
+def test_guidelines_are_put_in_force_whoever_is_shown_them_first(tmp_path: Path) -> None:
+    workspace = seeding.new_workspace(tmp_path / "workspace")
+    (workspace.folder / "guidelines.md").write_text("Be kind.\n", encoding="utf-8")
+    version = current_guidelines(workspace.acting_as(join(workspace.engine)))
+    assert version is not None and version.text == "Be kind.\n"
 
 
 def test_an_import_is_refused(engine: sa.Engine, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from store.adjudication import adjudicate, list_doubtful, said_about, take_back_decision
-from store.annotators import retract_annotator
+from store.annotators import count_by_annotator, retract_annotator
 from store.comparisons import (
     Choice,
+    count_comparisons,
     count_round,
     current_comparison,
     last_verdict,
@@ -20,7 +21,9 @@ from store.exporting import export_snapshot
 from store.models import Comparison, Pair, Purpose
 from store.pairs import shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
+from store.quality import read_quality
 from store.reliability import KNOWN
+from store.rewrites import replace_rewrites
 from store.round_work import work_done
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
 from tests.store.teams import ask, ask_again, say
@@ -74,6 +77,19 @@ def test_what_was_flagged_on_a_repeat_is_said_of_the_right_completion(engine):
     assert [one.flags for one in said_of(engine, pair)] == [{}, {}, {"a": ["unsafe"]}]
 
 
+def test_a_bettered_text_is_nothing_that_was_said_of_the_pair(engine, make_round, people):
+    _, (pair,) = make_round(engine, pairs=1, wanted=2)
+    with writing(engine) as session:
+        for person, choice in zip(people[:2], ("tie", "both_bad"), strict=True):
+            record_comparison(session=session, pair_id=pair.id, annotator_id=person, choice=choice)
+        replace_rewrites(session=session, pair_id=pair.id, annotator_id=people[0], texts={"left": "My own."})
+    assert [each.pair_id for each in inbox(engine)] == [pair.id]
+    assert [(one.annotator, one.verdict, one.repeated) for one in said_of(engine, pair)] == [
+        ("Ada", "tie", False),
+        ("Ben", "both_bad", False),
+    ]
+
+
 def test_retracted_annotators_put_nothing_in_doubt(engine):
     with writing(engine) as session:
         ask(session, {"Ada": "a", "Mal": "b"})
@@ -105,7 +121,11 @@ def test_a_decision_is_written_once_and_takes_the_pair_out(engine, make_round, p
     changed = decide(engine, pair, people[2], Choice.RIGHT)
     assert changed.id != first.id and changed.verdict != side
     with writing(engine) as session:
-        undo_comparison(session=session, comparison_id=changed.id, annotator_id=people[2])
+        assert undo_comparison(session=session, comparison_id=changed.id, annotator_id=people[2]) is None
+        take_back_decision(session=session, comparison_id=changed.id, annotator_id=people[1])  # not theirs
+    assert inbox(engine) == []
+    with writing(engine) as session:
+        take_back_decision(session=session, comparison_id=changed.id, annotator_id=people[2])
     assert [each.pair_id for each in inbox(engine)] == [pair.id]
 
 
@@ -207,18 +227,51 @@ def test_a_decision_is_no_answer_that_the_round_asked_for(engine, make_round, pe
     assert (counted, mine, undoable, slots) == (1, 0, None, 0), "what was decided wants nothing more"
 
 
-def test_taking_a_decision_back_brings_back_what_one_had_said(engine, make_round, people):
-    _, (pair,) = make_round(engine, pairs=1)
+def test_what_one_had_said_stands_beside_ones_decision_and_after_it(engine, make_round, people):
+    opened, (pair,) = make_round(engine, pairs=1)
     who = {"pair_id": pair.id, "annotator_id": people[0]}
     with writing(engine) as session:
-        record_comparison(session=session, **who, choice=Choice.LEFT, strength=3)
+        said = record_comparison(session=session, **who, choice=Choice.LEFT, strength=3)
     ruling = decide(engine, pair, people[0], Choice.RIGHT)
+    for _ in range(2):
+        with writing(engine) as session:
+            assert current_comparison(session=session, **who).id == said.id
+            assert last_verdict(session=session, annotator_id=people[0], round_id=opened.id) == (said.id, pair.id)
+            assert work_done(session=session, round_id=opened.id, annotator_id=people[0]).judged == 1
+            assert (session.get_one(Pair, pair.id).open_slots, count_comparisons(session=session)["comparisons"]) == (
+                0,
+                1,
+            )
+            assert count_by_annotator(session=session) == {people[0]: 1}
+            take_back_decision(session=session, comparison_id=ruling.id, annotator_id=people[0])
+    with reading(engine) as session:
+        assert session.get_one(Comparison, ruling.id).superseded_at is not None
+
+
+def test_deciding_changes_no_figure_of_how_people_agree(engine, make_round, people):
+    """Ada and Ben disagree on every third of 12 pairs; Ben decides these."""
+    opened, pairs = make_round(engine, pairs=12, wanted=2)
     with writing(engine) as session:
-        take_back_decision(session=session, comparison_id=ruling.id, annotator_id=people[0])
-        stands = current_comparison(session=session, **who)
-        assert stands is not None
-        assert (stands.strength, stands.adjudicates, stands.verdict == stands.left_side) == (3, False, True)
-        assert session.get_one(Pair, pair.id).open_slots == 0
+        for number, pair in enumerate(pairs):
+            for person in people[:2]:
+                side = shown_pair(session=session, pair_id=pair.id, annotator_id=person).left_side
+                first = "ab"[number % 2] if person == people[0] or number % 3 else "ba"[number % 2]
+                choice = Choice.LEFT if side == first else Choice.RIGHT
+                record_comparison(session=session, pair_id=pair.id, annotator_id=person, choice=choice)
+
+    def figures():
+        with reading(engine) as session:
+            quality = read_quality(session=session)
+            done = count_round(session=session, round_id=opened.id)["done"]
+        return quality.alpha, quality.agreement, quality.habits, [each.kappa for each in quality.annotators], done
+
+    before = figures()
+    assert before[1].value == pytest.approx(8 / 12) and before[-1] == 24
+    assert len(inbox(engine)) == 4
+    for doubtful in inbox(engine):
+        with writing(engine) as session:
+            adjudicate(session=session, pair_id=doubtful.pair_id, annotator_id=people[1], choice=Choice.LEFT)
+    assert inbox(engine) == [] and figures() == before
 
 
 def test_gold_tells_of_reliability_whatever_rounds_are_asked_for(engine):

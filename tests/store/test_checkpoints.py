@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators, retract_annotator
-from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint, list_checkpoints, serving_checkpoint
+from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint, list_checkpoints
 from store.database import reading, writing
+from store.decisions import serving_checkpoint
 from store.errors import StateError, StoreError, UnknownRecordError
 from store.models import Role
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,8 +19,10 @@ from sqlmodel import col, select
 from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, record_comparison
 from store.database import open_database, reading, writing
-from store.models import Checkpoint, Comparison, Hold, Pair, Round, now
+from store.errors import PairChangedError
+from store.models import Checkpoint, Comparison, Pair, Round, now
 from store.pairs import NewCompletion, add_completion, add_pair, left_side, next_pair
+from store.queue_tables import Hold
 from store.round_work import work_done
 from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last
@@ -86,6 +89,14 @@ class Desk:
             who for (held, who), (_, lapsed) in self.held.items() if held == pair and who != person and not lapsed
         ]
         return self.open_slots(pair) > len(others)
+
+    def fits(self, pair: int, person: int, verdict: str) -> bool:
+        """Whether an answer is none too many: a skip, a change of mind, one that is held for, or that others leave."""
+        before = self.standing(pair, person)
+        if verdict == "skip" or (before and before.verdict != "skip"):
+            return True
+        is_held = (pair, person) in self.held and not self.held[pair, person][1]
+        return (is_held and self.open_slots(pair) > 0) or self.has_room_for(pair, person)
 
     def next_pair(self, person: int) -> int | None:
         wanting = [pair for pair in WANTED if self.has_room_for(pair, person) and not self.standing(pair, person)]
@@ -154,8 +165,14 @@ class ComparisonLaws(RuleBasedStateMachine):
     def _say(self, person: int, pair: int, choice: Choice, replace: bool) -> None:
         left = left_side(side_seed=self.seeds[pair], annotator_id=person)
         verdict = {Choice.LEFT: left, Choice.RIGHT: "ab".replace(left, "")}.get(choice, choice.value)
+        before = self.desk.standing(pair, person)
+        said = {"pair_id": pair, "annotator_id": person, "choice": choice, "replace": replace}
+        if not self.desk.fits(pair, person, verdict) and (replace or before is None):
+            with pytest.raises(PairChangedError), writing(self.engine) as session:
+                record_comparison(session=session, **said)
+            return
         with writing(self.engine) as session:
-            record_comparison(session=session, pair_id=pair, annotator_id=person, choice=choice, replace=replace)
+            record_comparison(session=session, **said)
         self.desk.record(pair, person, verdict, replace=replace)
 
     @rule(person=people)

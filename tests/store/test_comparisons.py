@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from store.adjudication import adjudicate, take_back_decision
 from store.annotators import deactivate_annotator, reactivate_annotator, retract_annotator
 from store.comparisons import (
     Choice,
@@ -23,8 +24,9 @@ from store.comparisons import (
 )
 from store.database import reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
-from store.models import Comparison, Hold, Pair, Verdict, now
+from store.models import Comparison, Pair, Verdict, now
 from store.pairs import left_side, next_pair
+from store.queue_tables import Hold
 from store.round_work import work_done
 from tests.store.undoing import undo_last
 
@@ -264,14 +266,49 @@ def test_open_slots_count_the_answers_that_are_missing(engine: sa.Engine, make_r
     assert left == [2, 1, 1, 0]
 
 
-def test_more_answers_than_wanted_are_kept_and_count_for_no_more(
+def test_no_more_answers_are_taken_than_a_pair_wants(engine: sa.Engine, make_round: Any, people: list[int]) -> None:
+    _, pairs = make_round(engine, pairs=1)
+    first = say(engine, pairs[0].id, people[0])
+    for choice in ("left", "both_bad"):
+        with pytest.raises(PairChangedError, match="went to somebody else"):
+            say(engine, pairs[0].id, people[1], choice)
+    say(engine, pairs[0].id, people[1], "skip")  # which is no answer
+    with pytest.raises(PairChangedError, match="went to somebody else"):
+        say(engine, pairs[0].id, people[1], "tie", replace=True)
+    changed = say(engine, pairs[0].id, people[0], "both_bad", replace=True)  # no further one
+    assert open_slots(engine, pairs[0].id) == 0
+    assert (first.verdict, changed.verdict) == (history(engine)[0][0], "both_bad") and len(history(engine)) == 3
+
+
+def test_who_decides_while_a_pair_is_on_screen_is_told_apart_from_who_was_quicker(
     engine: sa.Engine, make_round: Any, people: list[int]
 ) -> None:
-    _, pairs = make_round(engine, pairs=1)
-    for person in people:
-        say(engine, pairs[0].id, person)
-    assert open_slots(engine, pairs[0].id) == 0
-    assert len(history(engine)) == 3
+    opened, pairs = make_round(engine, pairs=2, wanted=2)
+    with writing(engine) as session:
+        shown = next_pair(session=session, round_id=opened.id, annotator_id=people[0])
+        assert shown is not None and shown.pair_id == pairs[0].id
+        adjudicate(session=session, pair_id=pairs[0].id, annotator_id=people[2], choice="left")
+    with pytest.raises(PairChangedError, match="A researcher decided about that pair while it was on screen"):
+        say(engine, pairs[0].id, people[0])
+    assert say(engine, pairs[0].id, people[0], "skip").verdict == "skip"
+
+
+def test_what_was_decided_since_cannot_be_taken_back_only_changed(
+    engine: sa.Engine, make_round: Any, people: list[int]
+) -> None:
+    opened, (pair,) = make_round(engine, pairs=1, wanted=2)
+    said = say(engine, pair.id, people[0])
+    with writing(engine) as session:
+        decided = adjudicate(session=session, pair_id=pair.id, annotator_id=people[2], choice="left")
+    with pytest.raises(PairChangedError, match="decided about that pair since"), writing(engine) as session:
+        undo_comparison(session=session, comparison_id=said.id, annotator_id=people[0])
+    changed = say(engine, pair.id, people[0], "tie", replace=True)
+    with writing(engine) as session:
+        assert last_verdict(session=session, annotator_id=people[0], round_id=opened.id) == (changed.id, pair.id)
+        take_back_decision(session=session, comparison_id=decided.id, annotator_id=people[2])
+        assert undo_comparison(session=session, comparison_id=changed.id, annotator_id=people[0]) is not None
+        shown = next_pair(session=session, round_id=opened.id, annotator_id=people[0])
+    assert shown is not None and shown.pair_id == pair.id
 
 
 def test_the_database_itself_refuses_a_second_standing_verdict(
@@ -293,5 +330,5 @@ def test_counts_of_a_round(engine: sa.Engine, make_round: Any, people: list[int]
     with reading(engine) as session:
         counts = count_round(session=session, round_id=opened.id)
         mine = [work_done(session=session, round_id=opened.id, annotator_id=person).mine for person in people]
-    assert counts == {"a": 0, "b": 0, "tie": 3, "both_bad": 1, "skip": 1, "done": 4, "total": 5}
+    assert counts == {"a": 0, "b": 0, "tie": 3, "both_bad": 1, "skip": 1, "done": 4, "total": 5, "duels": 0}
     assert mine == [3, 1, 0]

@@ -147,6 +147,69 @@ def test_a_database_from_before_there_were_rankings_keeps_all_its_rows(tmp_path:
         session.flush()
 
 
+def comparison_row(number: int, adjudicates: int, made: str, ended: str | None, pair: int = 1, who: int = 1) -> str:
+    until = f"'{ended}'" if ended else "NULL"
+    return (
+        "INSERT INTO comparison (id, pair_id, annotator_id, verdict, tags, criteria, flags, adjudicates, created_at, "
+        f"superseded_at) VALUES ({number}, {pair}, {who}, 'a', '[]', '{{}}', '{{}}', {adjudicates}, '{made}', {until})"
+    )
+
+
+def test_verdicts_that_a_decision_replaced_stand_beside_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "pairloop.db"
+    old = database._engine(f"sqlite:///{path}")
+    at = "2026-01-02 00:00:{}".format
+    rows = (
+        "INSERT INTO checkpoint (id, name, path, kind, settings, metrics, code_version, created_at) "
+        f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')",
+        "INSERT INTO round (id, number, checkpoint_id, status, target, duels, created_at) "
+        f"VALUES (1, 1, 1, 'comparing', 9, 0, '{WHEN}')",
+        *(
+            f"INSERT INTO annotator VALUES ({number}, '{name}', 'researcher', 1, NULL, '{WHEN}')"
+            for number, name in ((2, "Ben"), (3, "Cleo"))
+        ),
+        "UPDATE pair SET round_id = 1",
+        # Ada decided about a pair that she had judged, and then decided otherwise.
+        comparison_row(1, 0, at("01"), at("05.000009")),
+        comparison_row(2, 1, at("05.000120"), at("40")),
+        comparison_row(3, 1, at("40.001000"), None),
+        # Ben had taken his verdict back when he decided.
+        comparison_row(4, 0, at("01"), at("03"), who=2),
+        comparison_row(5, 1, at("20"), None, who=2),
+        # Cleo's decision was taken back, and what she had said written anew.
+        comparison_row(6, 0, at("01"), at("05"), who=3),
+        comparison_row(7, 1, at("05"), at("09"), who=3),
+        comparison_row(8, 0, at("09"), None, who=3),
+        "INSERT INTO round_work VALUES (1, 3, 1, 0)",
+        # A slate that two are to rank; Ada decided about the pair that stands for it, which closed it.
+        f"INSERT INTO slate VALUES (1, 1, 1, 's', 2, 0, '{WHEN}')",
+        "INSERT INTO pair (id, prompt_id, completion_a_id, completion_b_id, round_id, purpose, side_seed, position, "
+        f"wanted, open_slots, slate_id, created_at) VALUES (2, 1, 2, 1, 1, 'train', 5, 0, 2, 0, 1, '{WHEN}')",
+        comparison_row(9, 0, at("01"), None, pair=2, who=2),
+        comparison_row(10, 1, at("09"), None, pair=2),
+    )
+    with old.begin() as connection:
+        config = database._alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in FIRST_ROWS[:-1]:
+            connection.exec_driver_sql(statement)
+        command.upgrade(config, "0007")
+        for statement in rows:
+            connection.exec_driver_sql(statement)
+    old.dispose()
+    engine = open_database(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        standing = connection.exec_driver_sql("SELECT id FROM comparison WHERE superseded_at IS NULL ORDER BY id")
+        assert [row.id for row in standing] == [1, 3, 5, 8, 9, 10]
+        assert connection.exec_driver_sql("SELECT * FROM round_work ORDER BY 2").all() == [
+            (1, 1, 1, 0),
+            (1, 2, 1, 0),
+            (1, 3, 1, 0),
+        ]
+        assert connection.exec_driver_sql("SELECT open_slots FROM pair ORDER BY id").scalars().all() == [0, 1]
+
+
 def test_a_newer_database_is_refused_and_left_as_it_was(engine: sa.Engine, tmp_path: Path) -> None:
     with writing(engine) as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))

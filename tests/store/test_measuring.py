@@ -17,11 +17,12 @@ from store.comparisons import count_comparisons, count_round, last_verdict
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.measuring import due_purpose
-from store.models import Comparison, Completion, Pair, Purpose, RoundWork
+from store.models import Comparison, Completion, Pair, Purpose
 from store.pairs import count_pairs, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.prompts import count_prompts, prompts_to_ask
 from store.queue_rules import QueueRules
+from store.queue_tables import RoundWork
 from store.round_work import work_done
 from store.snapshots import cut_snapshot
 from tests.store.imported import gold_from, jsonl, preferences_from, row_counts
@@ -93,7 +94,7 @@ def test_they_count_nowhere_and_are_trained_on_never(
     found = purposes(served)
     with writing(engine) as session:
         assert count_round(session=session, round_id=round_id)["total"] == 60
-        assert count_pairs(session=session, round_id=round_id) == {"pairs": 60, "open": 0}
+        assert count_pairs(session=session, round_id=round_id) == {"pairs": 60, "duels": 0, "open": 0}
         assert count_pairs(session=session, round_id=None)["pairs"] == 0
         assert count_comparisons(session=session)["comparisons"] == 60
         work = work_done(session=session, round_id=round_id, annotator_id=people[0])

@@ -15,6 +15,7 @@ from store.models import Comparison, Pair
 from store.over_time import read_agreement, read_choices
 from store.searching import Search
 from tests.conftest import MakeRound
+from tests.store.test_rankings import make_slates, rank
 from tests.store.test_searching import say
 
 MONDAY = datetime(2026, 3, 2, 23, tzinfo=UTC)
@@ -92,6 +93,16 @@ def test_a_long_time_is_told_by_weeks_that_begin_on_monday(engine: sa.Engine, ju
     )
     assert [row.moment.weekday() for row in rows] == [0, 0]
     assert agreed[0] == "day" or [row.moment.weekday() for row in agreed[1]] == [0, 0]
+
+
+def test_choices_are_those_between_two_sides_and_none_of_rankings(engine: sa.Engine, people: list[int]) -> None:
+    skipped, ranked, _ = make_slates(engine, slates=3, size=4)
+    rank(engine, ranked, people[0], [[0], [1], [2, 3]])  # five decided, one tie
+    rank(engine, skipped, people[0], outcome="skip")
+    rank(engine, skipped, people[1], outcome="all_bad")
+    with reading(engine) as session:
+        unit, rows = read_choices(session=session, search=Search())
+        assert (unit, list(rows)) == ("day", [])
 
 
 def test_what_retracted_people_said_is_left_out(engine: sa.Engine, judged: list[Pair]) -> None:

@@ -17,7 +17,7 @@ from store.comparisons import record_comparison
 from store.database import reading, writing
 from store.errors import StoreError, UnknownRecordError
 from store.holds import release_hold
-from store.models import Completion, Hold, Purpose, now
+from store.models import Completion, Purpose, now
 from store.pairs import (
     NewCompletion,
     ShownPair,
@@ -28,6 +28,7 @@ from store.pairs import (
     next_pair,
     shown_pair,
 )
+from store.queue_tables import Hold
 from tests.store.asking import add_imported_text, add_prompt
 from tests.store.undoing import undo_last
 
@@ -137,7 +138,7 @@ def test_the_queue_is_served_in_order_until_it_is_empty(engine: sa.Engine, make_
         say(engine, pair_id, people[0])
     assert served == [pair.id for pair in pairs]
     with reading(engine) as session:
-        assert count_pairs(session=session, round_id=opened.id) == {"pairs": 3, "open": 0}
+        assert count_pairs(session=session, round_id=opened.id) == {"pairs": 3, "duels": 0, "open": 0}
 
 
 def test_pairs_of_other_rounds_are_not_served(engine: sa.Engine, make_round: Any, people: list[int]) -> None:

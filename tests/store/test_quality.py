@@ -8,6 +8,7 @@ import evalica
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +18,14 @@ from store.answers import NONE, Answers, answers_version, read_answers, swapped
 from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
 from store.errors import StoreError
-from store.models import Purpose, now
+from store.models import Comparison, Purpose, now
 from store.quality import measure_quality, read_quality
 from store.quality_tables import csv_text, quality_tables, write_tables
+from store.rankings import record_ranking
 from store.reliability import fit_reliability
 from store.spreadsheets import safe_cell
 from tests.store.teams import ask, ask_again, say
+from tests.store.test_rankings import make_slates
 
 A, B, TIE, BAD = range(4)
 
@@ -33,7 +36,7 @@ def answers(said: list[tuple[int, int, int]], prompts: list[int] | None = None) 
     none = np.full(len(said), NONE)
     nothing = np.full(len(said), np.nan)
     prompt = pair if prompts is None else np.array(prompts)
-    return Answers(who, pair, prompt, verdict, none, none, none * 0, none, none, none, nothing, nothing)
+    return Answers(who, pair, prompt, verdict, none, none, none * 0, none, none, none, none, nothing, nothing)
 
 
 def alpha(given: Answers):
@@ -269,6 +272,17 @@ def test_pace_haste_and_strengths(engine):
     assert (ada.habits.fast.value, ada.habits.fast.count) == (0.5, 4)  # half a second, and two for 600 characters
     assert ada.per_hour == 360
     assert ada.habits.strengths == {1: 1, 2: 0, 3: 2}
+
+
+def test_a_ranking_is_one_piece_of_work(engine, people):
+    slates, begun = make_slates(engine, slates=5, size=4), now()
+    with writing(engine) as session:
+        for number, slate_id in enumerate(slates):  # one a minute, and then a break
+            ranking = record_ranking(session=session, slate_id=slate_id, annotator_id=people[0], tiers=[[0, 1], [2, 3]])
+            moment = begun + timedelta(minutes=number if number < 4 else 100)
+            theirs = sa.update(Comparison).where(Comparison.ranking_id == ranking.id)
+            session.execute(theirs.values(created_at=moment))
+    assert one(measured(engine)).per_hour == pytest.approx(60)
 
 
 def test_the_version_moves_with_whatever_is_said(engine, make_round, people):

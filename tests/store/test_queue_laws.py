@@ -19,9 +19,10 @@ from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, count_round
 from store.database import open_database, reading, writing
 from store.errors import PairChangedError
-from store.models import Comparison, Hold, Pair, now
+from store.models import Comparison, Pair, now
 from store.pairs import shown_pair
 from store.queue_rules import QueueRules
+from store.queue_tables import Hold
 from tests.conftest import _make_round
 from tests.store.queueing import add_gold, answer, serve
 from tests.store.undoing import undo_last

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -17,6 +18,7 @@ from sqlmodel import col, select
 from store.annotators import get_or_add_annotator
 from store.comparisons import undo_comparison
 from store.database import open_database, reading, writing
+from store.errors import PairChangedError
 from store.models import Checkpoint, Comparison, Pair, Round
 from store.pairs import NewCompletion, add_completion, next_pair
 from store.ranking_tables import Outcome, Ranking
@@ -83,9 +85,10 @@ class Given:
 
 @dataclass
 class Desk:
-    """The model: a list of every ranking ever given."""
+    """The model: a list of every ranking ever given, and who holds which slate."""
 
     given: list[Given] = field(default_factory=list)
+    held: set[tuple[int, int]] = field(default_factory=set)  # (slate, person)
 
     def standing(self, slate: int, person: int) -> Given | None:
         found = [each for each in self.given if each.standing and (each.slate, each.person) == (slate, person)]
@@ -95,6 +98,17 @@ class Desk:
     def open_slots(self, slate: int) -> int:
         answers = [each for each in self.given if each.standing and each.slate == slate and each.outcome != "skip"]
         return max(0, WANTED[slate] - len(answers))
+
+    def has_room_for(self, slate: int, person: int) -> bool:
+        return self.open_slots(slate) > sum(held == slate and who != person for held, who in self.held)
+
+    def fits(self, slate: int, person: int, outcome: Outcome) -> bool:
+        """Whether a ranking is none too many: a skip, a change of mind, or one that is held for or others leave."""
+        before = self.standing(slate, person)
+        if outcome == Outcome.SKIP or (before and before.outcome != "skip"):
+            return True
+        is_held = (slate, person) in self.held
+        return (is_held and self.open_slots(slate) > 0) or self.has_room_for(slate, person)
 
 
 class RankingLaws(RuleBasedStateMachine):
@@ -116,20 +130,19 @@ class RankingLaws(RuleBasedStateMachine):
         size = SIZES[slate]
         shown = shown_order(order_seed=self.seeds[slate], annotator_id=person, size=size)
         tiers = [[at for at in range(size) if marks[at] == mark] for mark in sorted(set(marks[:size]))]
-        with writing(self.engine) as session:
-            record_ranking(
-                session=session,
-                slate_id=slate,
-                annotator_id=person,
-                outcome=outcome,
-                tiers=tiers if outcome == Outcome.RANKED else (),
-                replace=replace,
-            )
+        said = {"outcome": outcome, "tiers": tiers if outcome == Outcome.RANKED else (), "replace": replace}
         before = self.desk.standing(slate, person)
+        if not self.desk.fits(slate, person, outcome) and (replace or before is None):
+            with pytest.raises(PairChangedError), writing(self.engine) as session:
+                record_ranking(session=session, slate_id=slate, annotator_id=person, **said)
+            return
+        with writing(self.engine) as session:
+            record_ranking(session=session, slate_id=slate, annotator_id=person, **said)
         if before and not replace:
             return
         if before:
             before.standing = False
+        self.desk.held.discard((slate, person))
         self.desk.given.append(Given(slate, person, outcome.value, {shown[at]: marks[at] for at in range(size)}))
 
     @rule(person=people)
@@ -141,6 +154,8 @@ class RankingLaws(RuleBasedStateMachine):
         if undone is not None:
             assert undone.pair_id == {1: 1, 2: 4}[mine[-1].slate]
             mine[-1].standing = False
+            if self.desk.has_room_for(mine[-1].slate, person):
+                self.desk.held.add((mine[-1].slate, person))
             with writing(self.engine) as session:  # the same press a second time
                 assert undo_comparison(session=session, comparison_id=undone.id, annotator_id=person) is None
 
@@ -150,7 +165,9 @@ class RankingLaws(RuleBasedStateMachine):
             shown = next_pair(session=session, round_id=1, annotator_id=person)
         if shown is not None:
             assert shown.pair_id in (1, 4), "a pair that follows another is asked by nobody"
-            assert self.desk.standing(shown.slate_id, person) is None and self.desk.open_slots(shown.slate_id)
+            assert self.desk.standing(shown.slate_id, person) is None
+            assert self.desk.has_room_for(shown.slate_id, person)
+            self.desk.held.add((shown.slate_id, person))
 
     @invariant()
     def the_store_agrees_with_the_model(self) -> None:

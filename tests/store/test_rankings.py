@@ -29,7 +29,6 @@ from store.comparisons import (
 from store.database import open_database, reading, writing
 from store.errors import PairChangedError, StoreError, UnknownRecordError
 from store.exporting import export_snapshot
-from store.holds import require_room
 from store.lineage import trace_comparison
 from store.measuring import _long_ago
 from store.models import Comparison, Completion, Pair, Round, Verdict, now
@@ -317,12 +316,48 @@ def test_a_decision_about_one_pair_stays_when_the_ranking_changes(engine: sa.Eng
     with writing(engine) as session:
         decided = adjudicate(session=session, pair_id=3, annotator_id=people[0], choice="tie")
     rank(engine, slate_id, people[0], [[0, 1, 2, 3]], replace=True)
+    with reading(engine) as session:
+        ranking = current_ranking(session=session, slate_id=slate_id, annotator_id=people[0])
     mine = [row for row in standing(engine) if row.annotator_id == people[0]]
-    assert len(mine) == 6 and [row.id for row in mine if row.adjudicates] == [decided.id]
+    said = [row for row in mine if not row.adjudicates]
+    assert [row.ranking_id for row in said] == [ranking.id] * 6  # beside the decision, and none of the earlier ranking
+    assert [row.id for row in mine if row.adjudicates] == [decided.id]
     with writing(engine) as session:
         take_back_decision(session=session, comparison_id=decided.id, annotator_id=people[0])
-    mine = [row for row in standing(engine) if row.annotator_id == people[0]]
-    assert len({row.pair_id for row in mine}) == len(mine)
+    assert [row for row in standing(engine) if row.annotator_id == people[0]] == said
+
+
+def test_a_decision_about_the_pair_that_stands_for_a_slate_leaves_the_slate_open(
+    engine: sa.Engine, people: list[int]
+) -> None:
+    [slate_id] = make_slates(engine, slates=1, wanted=3)
+    ranking = rank_truly(engine, slate_id, people[0])
+    with writing(engine) as session:
+        adjudicate(session=session, pair_id=1, annotator_id=people[0], choice="tie")
+        assert last_verdict(session=session, annotator_id=people[0], round_id=1) == (1, 1)
+    assert open_pairs(engine) == [(1, 2)]
+    for person in people[1:]:
+        assert serve(engine, person).slate_id == slate_id
+        rank_truly(engine, slate_id, person)
+    assert open_pairs(engine) == []
+    with writing(engine) as session:
+        undone = undo_last(session=session, annotator_id=people[0], round_id=1)
+        assert undone.ranking_id == ranking.id
+    assert open_pairs(engine) == [(1, 1)] and serve(engine, people[0]).slate_id == slate_id
+
+
+def test_one_decision_does_not_keep_a_doubtful_slate_from_being_asked_again(
+    engine: sa.Engine, people: list[int]
+) -> None:
+    [slate_id] = make_slates(engine, slates=1, size=3, wanted=2)
+    with reading(engine) as session:
+        texts = shown_slate(session=session, slate_id=slate_id, annotator_id=people[1]).texts
+    rank_truly(engine, slate_id, people[0])
+    rank(engine, slate_id, people[1], [[texts.index(text)] for text in sorted(texts, reverse=True)])
+    with writing(engine) as session:
+        adjudicate(session=session, pair_id=1, annotator_id=people[2], choice="tie")
+        assert ask_again(session=session, round_id=1, below=0.9) == [1]
+    assert open_pairs(engine) == [(1, 1)] and serve(engine, people[2]).slate_id == slate_id
 
 
 # --- in the queue -----------------------------------------------------------------------------------------------------
@@ -332,7 +367,7 @@ def test_one_pair_stands_in_the_queue_for_the_slate(engine: sa.Engine, people: l
     slates = make_slates(engine, slates=2, size=4)
     assert open_pairs(engine) == [(1, 1), (7, 1)]
     with reading(engine) as session:
-        assert count_pairs(session=session, round_id=1) == {"pairs": 12, "open": 2}
+        assert count_pairs(session=session, round_id=1) == {"pairs": 12, "duels": 0, "open": 2}
         queue = count_queue(session=session, round_id=1)
         assert queue["slots"] == 12
         assert [pair.follows for pair in slate_pairs(session=session, slate_id=slates[1])] == [None, *[7] * 5]
@@ -349,8 +384,11 @@ def test_overlap_gives_a_slate_as_many_rankings_as_it_wants(engine: sa.Engine, p
     assert serve(engine, people[2]) is None
     for person in people[:2]:
         rank_truly(engine, slate_id, person)
-    with pytest.raises(PairChangedError), writing(engine) as session:
-        require_room(session=session, pair_id=1, annotator_id=people[2], choice="tie")
+    with pytest.raises(PairChangedError, match="for so long"):
+        rank_truly(engine, slate_id, people[2])
+    assert rank(engine, slate_id, people[2], outcome="skip").outcome == "skip"  # no answer, and wants no room
+    with pytest.raises(PairChangedError, match="for so long"):
+        rank(engine, slate_id, people[2], outcome="all_bad", replace=True)
     with reading(engine) as session:
         assert count_round(session=session, round_id=1)["done"] == 12
         poll = poll_comparisons(session=session, filter=SnapshotFilter())
@@ -365,7 +403,6 @@ def test_annotators_at_once_are_never_given_more_than_is_wanted(engine: sa.Engin
     def work(person: int) -> None:
         while (shown := serve(engine, person)) is not None:
             with writing(engine) as session:
-                require_room(session=session, pair_id=shown.pair_id, annotator_id=person, choice="tie")
                 record_ranking(session=session, slate_id=shown.slate_id, annotator_id=person, tiers=[[2], [0, 1], [3]])
 
     threads = [threading.Thread(target=work, args=(person,)) for person in crowd]
@@ -392,6 +429,7 @@ def test_a_ranking_is_one_piece_of_work_and_many_comparisons(engine: sa.Engine, 
             "skip": 0,
             "done": 12,
             "total": 12,
+            "duels": 0,
         }
         assert work_done(session=session, round_id=1, annotator_id=people[0]).mine == 12
         today = comparisons_since(session=session, annotator_id=people[0], round_id=1, since=since)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from store.checkpoints import add_checkpoint, serving_checkpoint
+from store.checkpoints import add_checkpoint
 from store.database import reading, writing
+from store.decisions import decide_round, serving_checkpoint
 from store.errors import StateError, UnknownRecordError
 from store.models import Decision, Round, RoundStatus
-from store.rounds import add_round, decide_round, get_round, latest_round, list_rounds, set_round_status
+from store.rounds import add_round, get_round, latest_round, list_rounds, set_round_status
 
 
 def open_round(engine: sa.Engine) -> Round:

@@ -57,10 +57,32 @@ def test_another_pair_begins_anew_and_the_same_one_goes_on(watch: Watch, clock: 
     clock.now += 5
     watch.shows(1)
     assert watch.seconds() == 5
-    watch.goes()
     watch.shows(2)
     clock.now += 3
     assert (watch.pair_id, watch.seconds()) == (2, 3)
+
+
+def test_a_pair_that_appears_while_nobody_is_there_is_looked_at_once_they_are_back(watch: Watch, clock: Clock) -> None:
+    watch.goes()
+    clock.now += 10
+    watch.shows(2)
+    clock.now += 600
+    assert (watch.seconds(), watch.seconds_shown()) == (0, 600)
+    watch.returns()
+    clock.now += 5
+    assert watch.seconds() == 5
+
+
+def test_whoever_presses_is_there_whatever_the_page_said(
+    watch: Watch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "my_watch", lambda: watch)
+    watch.goes()
+    clock.now += 7
+    assert attention.watch_of_press().seconds() == 0
+    watch.shows(2)
+    clock.now += 3
+    assert watch.seconds() == 3
 
 
 @pytest.fixture

@@ -397,7 +397,14 @@ def test_once_round_from_the_command_line_alone(pairloop: Pairloop, small_demo: 
     trained = pairloop("train", "--early", "--set", "beta=0.2", "--set", "learning_rate=1e-4", "--json")
     assert (trained.code, trained.json["run"]["settings"]["training"]["beta"]) == (0, 0.2)
     assert "INFO train" in pairloop("runs", "3", "--log").out
-    assert pairloop("rounds", "--promote", "--json").json["rounds"][0]["result"]["name"] == "round-1"
+    waiting = pairloop("duels", "--json").json
+    assert (waiting["matches"], waiting["gate"]["conditions"][0]["met"]) == ([], None)
+    refused = pairloop("rounds", "--promote")
+    assert refused.code == YOURS and "round-1 does not show yet" in refused.err
+    promoted = pairloop("rounds", "--promote", "--force", "--json").json
+    assert promoted["rounds"][0]["result"]["name"] == promoted["serving"]["name"] == "round-1"
+    assert pairloop("rounds", "--roll-back", "base", "--json").json["serving"]["name"] == "base"
+    assert "round-1 serves: rolled back to by" in pairloop("rounds", "--roll-back", "round-1").out
     assert pairloop("status", "--json").json["state"]["checkpoint"]["name"] == "round-1"
     evaluated = pairloop("evaluate", "round-1", "--json").json
     judged, made = evaluated["run"], trained.json["run"]["result"]
@@ -458,7 +465,7 @@ def test_a_network_is_not_let_in_before_anybody_can_log_in(pairloop: Pairloop, w
     assert f"pairloop invite --role researcher --workspace {workspace}" in said.err
 
 
-@pytest.mark.parametrize("command", ["status", "rounds", "runs", "annotators", "snapshot --list"])
+@pytest.mark.parametrize("command", ["status", "rounds", "duels", "runs", "annotators", "snapshot --list"])
 def test_tables_are_printed_for_people_too(command: str, pairloop: Pairloop, small_demo: Path) -> None:
     pairloop("import", "prompts.txt")
     pairloop("sample", "--detach")

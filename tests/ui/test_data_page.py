@@ -15,6 +15,7 @@ from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, Remarks, record_comparison, undo_comparison
 from store.database import reading, writing
 from store.errors import ImportFileError
+from store.models import Pair
 from store.preferences import SnapshotFilter
 from store.prompts import count_prompts
 from store.snapshots import cut_snapshot, list_snapshots
@@ -133,6 +134,9 @@ def test_pace_choices_and_agreement_are_drawn_over_time(compared: Workspace, ope
     assert "Agreement needs pairs that two people judged: set comparisons_per_pair" in words(app)
     with writing(compared.engine) as session:
         ben = get_or_add_annotator(session=session, name="Ben")
+        asked = session.get_one(Pair, 1)
+        asked.wanted, asked.open_slots = 2, 1
+        session.flush()
         record_comparison(session=session, pair_id=1, annotator_id=ben.id, choice=Choice.LEFT)
     assert charts(app.run()) == 1
     app.multiselect(key="find_who").set_value([1]).run()

@@ -429,6 +429,16 @@ def test_looking_back_keeps_a_bettered_text_and_undo_brings_it_back(asking: Work
     assert keyed(app.text_area, "rewrite-left").value == "My own words."
 
 
+def test_a_bettered_text_ends_with_the_verdict_that_a_skip_replaces(asking: Workspace, open_app: OpenApp) -> None:
+    app = open_app()
+    keyed(app.toggle, "rewriting-left").set_value(True).run()
+    keyed(app.text_area, "rewrite-left").input("My own words.").run()
+    for label in ("Left slightly", "Look back", "Skip", "Just skip"):
+        button(app, label).click().run()
+    with reading(asking.engine) as session:
+        assert poll_comparisons(session=session, filter=SnapshotFilter()).preferences == []
+
+
 def test_why_a_pair_was_skipped_does_not_become_a_reason_for_a_verdict(pairs: Workspace, open_app: OpenApp) -> None:
     app = open_app()
     for label in ("Skip", "Cannot tell", "Undo", "Left clearly"):

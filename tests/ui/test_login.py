@@ -91,6 +91,20 @@ def test_an_invite_becomes_an_account_and_a_login(client: TestClient, workspace:
     assert (again.status_code, "used already" in again.text) == (403, True)
 
 
+def test_a_proposed_name_that_was_taken_since_can_be_typed_anew(client: TestClient, workspace: Workspace) -> None:
+    first, second = (invited(workspace, name="Lea") for _ in range(2))
+    assert " readonly" in client.post("/join", data={"token": second}).text
+    assert client.post("/join", data={"token": first, "name": "Lea", "passcode": PASSCODE}).status_code == 303
+    form = client.post("/join", data={"token": second})
+    assert (form.status_code, " readonly" in form.text, 'value="Lea"' in form.text) == (200, False, False)
+    again = client.post("/join", data={"token": second, "name": "Lea", "passcode": PASSCODE})
+    assert (again.status_code, " readonly" in again.text) == (422, False)
+    assert "called &#x27;Lea&#x27; already. Choose another name" in again.text
+    assert client.post("/join", data={"token": second, "name": "Lena", "passcode": PASSCODE}).status_code == 303
+    with reading(workspace.engine) as session:
+        assert get_annotator(session=session, name="Lena").id != get_annotator(session=session, name="Lea").id
+
+
 def test_the_cookie_is_for_https_where_that_is_spoken(workspace: Workspace) -> None:
     joined(workspace, "Lea")
     app = Starlette(routes=login_routes(workspace))

@@ -21,7 +21,8 @@ from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
-from ui.pages.loop import HEAD, can_train
+from ui.pages.loop import can_train
+from ui.rounds_table import HEAD
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
 

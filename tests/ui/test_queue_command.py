@@ -34,7 +34,7 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 def test_the_queue_and_what_is_done_about_it(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     before = asked(capsys, "queue")
-    assert before["queue"] == {"pairs": 3, "open": 3, "slots": 3, "on_screen": 0}
+    assert before["queue"] == {"pairs": 3, "duels": 0, "open": 3, "slots": 3, "on_screen": 0}
     assert [prompt["messages"][0]["content"] for _, prompt in before["first"]] == [f"Question {n}?" for n in (1, 2, 3)]
     after = asked(capsys, "queue", "--first", "question 3", "--ask-again", "0.7", "--pause")
     assert after["changed"] == {"first": 1, "asked_again": 0}

@@ -100,7 +100,7 @@ def test_the_command_line_does_all_of_it(
     assert "70% (40% to 85%)" in capsys.readouterr().out
     assert run(["rounds", "--pick", "round-1-beta-9"]) == YOURS
     assert "round-1-beta-0.1, round-1-beta-0.3" in capsys.readouterr().err
-    assert run(["rounds", "--pick", "round-1-beta-0.1", "--promote", "--json"]) == 0
+    assert run(["rounds", "--pick", "round-1-beta-0.1", "--promote", "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rounds"][0]["round"]["decision"] == "promote"
     assert result_of(workspace) == "round-1-beta-0.1"
 

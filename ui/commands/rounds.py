@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dpo_core.loop import RoundStory, decide, pick_candidate, return_to_comparing, round_stories
+from dpo_core.deciding import decide, pick_candidate, roll_back
+from dpo_core.loop import RoundStory, return_to_comparing, round_stories
 from dpo_core.workspace import open_workspace
 from store.database import reading
+from store.decisions import list_decisions, serving_checkpoint
 from store.models import Decision
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import percent, print_json, print_table, say
+from ui.duel_words import serving_words
 from ui.story import made_words
 
 COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out accuracy", "decision")
@@ -20,6 +23,12 @@ COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out acc
 def rounds(
     promote: Annotated[bool, typer.Option("--promote", help="The new checkpoint writes the next round.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Its parent writes the next round.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote though the gate is closed; the record says so.")
+    ] = False,
+    back: Annotated[
+        str | None, typer.Option("--roll-back", metavar="CHECKPOINT", help="Let one that served before serve again.")
+    ] = None,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Give up a failed or cancelled training and go back to comparing.")
     ] = False,
@@ -36,22 +45,29 @@ def rounds(
       pairloop rounds
       pairloop rounds --promote && pairloop sample
       pairloop rounds --pick round-3-beta-0.3 --promote
+      pairloop rounds --roll-back round-2
     """
     only_one(keep=keep, reopen=reopen, pick=pick)
-    only_one(promote=promote, keep=keep, reopen=reopen)
+    only_one(promote=promote, keep=keep, reopen=reopen, **{"roll-back": back})
+    if force and not promote:
+        raise typer.BadParameter("--force goes with --promote: it promotes although the gate is closed.")
     opened = open_workspace(workspace)
     if pick:
-        pick_candidate(opened, checkpoint=pick)
+        pick_candidate(opened, checkpoint=pick, by=this_person())
     if reopen:
         return_to_comparing(opened, by=this_person())
+    elif back:
+        roll_back(opened, by=this_person(), to=back)
     elif promote or keep:
-        decide(opened, decision=Decision.PROMOTE if promote else Decision.KEEP, by=this_person())
+        decide(opened, decision=Decision.PROMOTE if promote else Decision.KEEP, by=this_person(), force=force)
     with reading(opened.engine) as session:
         stories = round_stories(session=session)
+        serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
     if as_json:
-        print_json({"rounds": stories})
+        print_json({"rounds": stories, "serving": serving, "decisions": decisions})
     elif stories:
         print_table(COLUMNS, [_row(story) for story in stories])
+        say(f"\n{serving_words(serving, decisions)}")
     else:
         say("No round was started yet. `pairloop sample` starts one.")
 

@@ -43,6 +43,7 @@ from ui.plan import UNKNOWN, plan_facts, plan_json, plan_line, planned_and_used
 from ui.story import SWEEP_HEAD, alarm_words, sweep_rows, warnings_first
 
 POLL_SECONDS = 0.5
+JUDGING = (RunKind.TRAIN, RunKind.EVALUATE)
 OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
@@ -72,7 +73,7 @@ def sample(
     else:
         start_round(opened, by=this_person(), comparisons=comparisons)
         run = _open_run(opened)
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def _open_run(workspace: Workspace) -> Run:
@@ -120,7 +121,7 @@ def train(
         _print_plan(plan_training(opened, changes=asked), as_json)
         return
     run = start_training(opened, by=this_person(), early=early, changes=asked, force=anyway, sweep=sweep or ())
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def _print_plan(plan: MemoryPlan | None, as_json: bool) -> None:
@@ -157,7 +158,7 @@ def evaluate(
     with reading(opened.engine) as session:
         judged_on = get_snapshot(session=session, name=snapshot)
     run = queue_evaluation(opened, checkpoint=checkpoint, snapshot=judged_on, by=this_person())
-    _see_through(opened, run, detach=detach, as_json=as_json)
+    see_through(opened, run, detach=detach, as_json=as_json)
 
 
 def runs(
@@ -188,7 +189,7 @@ def runs(
     if number is None:
         _list_runs(opened, as_json)
     elif retry_it:
-        _see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
+        see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
     elif follow:
         _report(opened, _follow(opened, number), as_json)
     elif cancel_it:
@@ -246,7 +247,7 @@ def _held_out(workspace: Workspace, run: Run) -> HeldOut | None:
 
 
 def _held_out_json(workspace: Workspace, run: Run) -> dict[str, Any]:
-    return {} if run.kind == RunKind.SAMPLE else {"held_out": _held_out(workspace, run)}
+    return {"held_out": _held_out(workspace, run)} if run.kind in JUDGING else {}
 
 
 def _print_judged(workspace: Workspace, run: Run) -> None:
@@ -299,7 +300,7 @@ def _flat(result: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:
+def see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) -> None:
     """Wait for a run that was queued, or carry it out here if nobody else will."""
     assert run.id is not None
     if detach:
@@ -308,7 +309,20 @@ def _see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool)
     with reading(workspace.engine) as session:
         somebody_works = bool(live_workers(session=session))
     ended = _follow(workspace, run.id) if somebody_works else _carry_out(workspace, run.id)
+    if ended.kind == RunKind.TRAIN and ended.status == RunStatus.DONE and not somebody_works:
+        _write_duels(workspace)
     _report(workspace, ended, as_json)
+
+
+def _write_duels(workspace: Workspace) -> None:
+    """Carry out the run that a training leaves in the queue. What becomes of it does not change the training's."""
+    with reading(workspace.engine) as session:
+        waiting = read_loop(session=session).open_run
+    if waiting is None or waiting.kind != RunKind.DUEL or waiting.id is None:
+        return
+    ended = _carry_out(workspace, waiting.id)
+    if ended.status != RunStatus.DONE:
+        remark(f"No duels were written ({ended.error or ended.status}). Again: `pairloop runs {ended.id} --retry`.")
 
 
 def _carry_out(workspace: Workspace, number: int) -> Run:
@@ -367,7 +381,11 @@ def _outcome(run: Run) -> str:
     if run.status != RunStatus.DONE:
         return f"Run {run.id} ({run.kind}) is {run.status}. See it with `pairloop runs {run.id} --follow`."
     made = ", ".join(f"{name} {figure(value)}" for name, value in _flat(run.result).items())
-    following = {RunKind.SAMPLE: "compare them (`pairloop up`)", RunKind.TRAIN: "decide (`pairloop rounds --promote`)"}
+    following = {
+        RunKind.SAMPLE: "compare them (`pairloop up`)",
+        RunKind.TRAIN: "judge its duels (`pairloop up`), then decide (`pairloop rounds`)",
+        RunKind.DUEL: "judge them (`pairloop up`), then decide (`pairloop rounds`)",
+    }
     after = following.get(RunKind(run.kind))
     alarms = alarm_words(run_alarms(run))
     told = f"\n{alarms} (`pairloop runs {run.id}` tells more)." if alarms else ""

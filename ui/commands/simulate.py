@@ -53,7 +53,8 @@ def simulate(
     """Measure the loop with annotators of a known taste.
 
     They compare pairs as people do, and each checkpoint's true win rate over the base is then sampled afresh, by the
-    taste itself. Nothing of yours is touched: it happens in a throw-away demo workspace, unless you say otherwise.
+    taste itself. They judge its blind duels with its parent as well: what these say stands beside the truth.
+    Nothing of yours is touched: it happens in a throw-away demo workspace, unless you say otherwise.
     Built-in tastes: brief, thorough, warm, structured, direct, careful, curious.
 
     \b
@@ -85,6 +86,10 @@ COLUMNS = (
     "held-out accuracy",
     "true win rate over base",
     "95% interval",
+    "labels so far",
+    "in duels with its parent",
+    "verdict",
+    "truth",
 )
 
 
@@ -98,6 +103,22 @@ def _row(report: RoundReport) -> tuple[object, ...]:
         percent(report.held_out_accuracy),
         percent(report.win_rate),
         f"{percent(low)} to {percent(high)}",
+        report.labels,
+        *_measured(report),
+    )
+
+
+def _measured(report: RoundReport) -> tuple[str, ...]:
+    """What blind duels with the parent said, and whether their interval holds the truth."""
+    found = report.measured
+    if found is None or found.rate is None:
+        return "–", "–", "–"
+    low, high = found.interval
+    held = {True: "held", False: "missed", None: ""}[found.covered]
+    return (
+        f"{percent(found.rate)} ({percent(low)} to {percent(high)}), {found.duels} judged",
+        found.verdict,
+        f"{percent(found.truth)}, {held}",
     )
 
 

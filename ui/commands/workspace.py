@@ -33,7 +33,10 @@ NEXT: dict[Step, tuple[str, str]] = {
     Step.COMPARE: ("Compare: {done} of {target} done, {open} still to compare.", "pairloop up"),
     Step.TRAIN: ("The comparisons are there: train on them.", "pairloop train"),
     Step.WAIT_FOR_TRAINING: ("The next checkpoint is being trained.", "pairloop runs {run} --follow"),
-    Step.DECIDE: ("Decide whether the new checkpoint writes the next round.", "pairloop rounds --promote (or --keep)"),
+    Step.DECIDE: (
+        "Judge the new checkpoint's duels (`pairloop duels` tells how they stand), then decide about it.",
+        "pairloop rounds --promote (or --keep)",
+    ),
     Step.MEND_RUN: ("Run {run} did not finish: {error}", "pairloop runs {run} --retry (or pairloop rounds --reopen)"),
 }
 
@@ -127,6 +130,10 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
     text, command = NEXT[state.step]
     if state.step in (Step.WAIT_FOR_PAIRS, Step.WAIT_FOR_TRAINING) and not somebody_works:
         text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
+    elif state.step == Step.DECIDE and state.open_run is not None:
+        text, command = "Duels of the new checkpoint are being written.", "pairloop runs {run} --follow"
+        if not somebody_works:
+            text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
     elif state.step == Step.COMPARE and not state.pairs["open"]:
         text, command = _more_pairs(state)
     elif state.step == Step.START_ROUND and state.imported:

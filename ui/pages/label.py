@@ -123,7 +123,7 @@ def head(workspace: Workspace, desk: Desk, annotator_id: int) -> None:
         return
     goal = workspace.settings.label.daily_goal
     today = verdicts.goal_words(verdicts.todays_work(workspace, annotator_id, desk.round.id), goal) if goal else ""
-    done, target = meter_figures(workspace.settings, desk.round.target, desk.work)
+    done, target = meter_figures(workspace.settings, desk.round.target + desk.round.duels, desk.work)
     show.round_meter(done=done, target=target, mine=desk.work.mine, name=my_name(), today=today)
 
 
@@ -192,9 +192,11 @@ def verdict_button(
 
 def skip_button(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
     """Skip at once, or ask why first where this workspace wants to know."""
-    at_once = (skipping(pair), workspace, pair.pair_id, annotator_id, "")
-    given = (verdicts.ask_why, pair.pair_id) if workspace.settings.label.skip_reasons else at_once
-    st.button("Skip", key=f"skip-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
+    given: tuple[object, ...] = (skipping(pair), workspace, pair.pair_id, annotator_id, "")
+    name = "skip"
+    if workspace.settings.label.skip_reasons:
+        given, name = (verdicts.ask_why, pair.pair_id), "ask"  # by which the browser knows that reasons will come
+    st.button("Skip", key=f"{name}-{veiled(pair.pair_id)}", shortcut="S", on_click=act, args=given)
 
 
 def why_skip(workspace: Workspace, pair: ShownPair, annotator_id: int) -> None:
@@ -265,7 +267,7 @@ def target_reached(workspace: Workspace, desk: Desk) -> None:
     """Say so when the round has what it asked for, or is past that; comparing goes on as long as there are pairs."""
     assert desk.round is not None and desk.work is not None
     asking = desk.round.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING)
-    if (asking and desk.work.judged < desk.round.target) or not visitor().researcher:
+    if (asking and desk.work.judged < desk.round.target + desk.round.duels) or not visitor().researcher:
         return
     with reading(workspace.engine) as session:
         state = read_loop(session=session)

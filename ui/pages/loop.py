@@ -8,15 +8,15 @@ from typing import Any
 import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
+from dpo_core.deciding import decide, gate_to_pass, go_on, pick_candidate
+from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.filters import late_ones_count, missing_to_train
+from dpo_core.gate import Gate
 from dpo_core.loop import (
     LoopState,
     RoundStory,
     Step,
-    decide,
-    go_on,
-    pick_candidate,
     plan_training,
     read_loop,
     retry,
@@ -25,39 +25,27 @@ from dpo_core.loop import (
     sample_more,
     start_round,
     start_training,
-    suggested_decision,
 )
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
-from store.models import Decision, Worker
-from store.snapshots import trained_words
+from store.models import Decision, RunStatus, Worker
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.gate_panel import draw_gate
 from ui.judgement import judgement
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
+from ui.rounds_table import history
 from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
 Read = tuple[LoopState, list[Worker], list[RoundStory]]
-HEAD = (
-    "Round",
-    "Trained on",
-    "Held-out accuracy",
-    "Decision",
-    "Written by",
-    "Comparisons",
-    "Preferences",
-    "Ties",
-    "Both bad",
-    "Skips",
-)
 
 
 def main() -> None:
@@ -74,7 +62,7 @@ def main() -> None:
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
             actions(workspace, state, stories)
-    history(stories)
+    history(workspace, stories)
 
 
 def read(workspace: Workspace) -> Read:
@@ -109,7 +97,7 @@ def refresh_seconds(state: LoopState) -> float | None:
     """How often to look again: never, where only the person on this page can change anything."""
     if state.open_run is not None:
         return 2
-    return 5 if state.step == Step.COMPARE else None
+    return 5 if state.step in (Step.COMPARE, Step.DECIDE) else None
 
 
 def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: list[RoundStory]) -> None:
@@ -140,8 +128,19 @@ def details(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -
         why = state.run.error or f"Run {state.run.id} was {state.run.status}."
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
+        duels_and_gate(workspace, state)
         judgement(workspace, stories[-1].result)
         alarms_line(stories[-1])
+
+
+def duels_and_gate(workspace: Workspace, state: LoopState) -> None:
+    """What people say of the new checkpoint, and what promotion asks; or why its duels were not written."""
+    gate = gate_to_pass(workspace)
+    if gate is not None:
+        draw_gate(gate)
+    run = state.run
+    if run is not None and run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+        st.warning(message_markdown(f"No duels were written. {run.error or 'The run was cancelled.'}"))
 
 
 def after_the_cut(workspace: Workspace, state: LoopState) -> None:
@@ -149,11 +148,6 @@ def after_the_cut(workspace: Workspace, state: LoopState) -> None:
     words = story.late_words(state, they_count=late_ones_count(workspace))
     if words:
         st.caption(words)
-
-
-def evaluation_of(entry: RoundStory) -> dict[str, Any]:
-    """What the round's new checkpoint was found to be worth."""
-    return dict((entry.result.metrics if entry.result else {}).get("eval") or {})
 
 
 def alarms_line(entry: RoundStory) -> None:
@@ -304,24 +298,47 @@ def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
 
 
 def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
-    """Promote the new checkpoint or keep its parent; both start the next round."""
+    """What the gate speaks for as the one obvious button: compare on, promote, or keep the parent."""
     assert state.round is not None
-    new = stories[-1].result
-    assert new is not None
+    new, gate = stories[-1].result, gate_to_pass(workspace)
+    assert new is not None and gate is not None
     picker(workspace, stories[-1])
-    following = f"and start round {state.round.number + 1}"
     labels = {
-        Decision.PROMOTE: f"Promote {new.name} {following}",
-        Decision.KEEP: f"Keep {state.checkpoint.name} {following}",
+        Decision.PROMOTE: f"Promote {new.name} and start round {state.round.number + 1}",
+        Decision.KEEP: f"Keep {state.checkpoint.name} and start round {state.round.number + 1}",
     }
-    suggested = suggested_decision(new)
-    for decision in sorted(labels, key=lambda entry: entry != suggested):
+    suggested = gate.suggestion
+    if suggested is None:
+        find_out(workspace, state, gate)
+    offered = [Decision.PROMOTE, Decision.KEEP] if gate.is_open else [Decision.KEEP]
+    for decision in sorted(offered, key=lambda entry: entry != suggested):
         primary = decision == suggested
         button(labels[decision], go_on, workspace, decision=decision, by=my_name(), primary=primary)
-    with st.popover("Decide, and stop here", type="tertiary"):
-        st.caption("The next round is not started.")
+    with st.popover("More decisions", type="tertiary"):
+        more_decisions(workspace, gate, labels[Decision.PROMOTE])
+
+
+def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
+    """The gate waits for more to be known: what there is to do about it."""
+    if gate.open_duels or state.open_run is not None:
+        go("Compare", story.LABEL_PAGE, primary=bool(gate.open_duels))
+    if state.open_run is not None:
+        go("Watch the run", story.RUNS_PAGE)
+    elif state.run is not None and state.run.status != RunStatus.DONE:
+        button("Write the duels again", retry, workspace, run_id=state.run.id, primary=True)
+    elif not gate.open_duels:
+        button(f"Write {MORE_PAIRS} more duels", more_duels, workspace, pairs=MORE_PAIRS, by=my_name(), primary=True)
+
+
+def more_decisions(workspace: Workspace, gate: Gate, label: str) -> None:
+    """To decide and stop there; and to promote what the gate does not let through, which goes on record."""
+    if gate.is_open:
         button("Promote only", decide, workspace, decision=Decision.PROMOTE, by=my_name())
-        button("Keep only", decide, workspace, decision=Decision.KEEP, by=my_name())
+    button("Keep only", decide, workspace, decision=Decision.KEEP, by=my_name())
+    st.caption("The next round is not started.")
+    if not gate.is_open:
+        st.caption("The gate is closed. What you promote all the same is recorded with your name and what was missing.")
+        button(f"{label} all the same", go_on, workspace, decision=Decision.PROMOTE, by=my_name(), force=True)
 
 
 def picker(workspace: Workspace, entry: RoundStory) -> None:
@@ -344,7 +361,7 @@ def picker(workspace: Workspace, entry: RoundStory) -> None:
 
 def pick(workspace: Workspace) -> None:
     """Go on with the checkpoint that was picked."""
-    act(pick_candidate, workspace, checkpoint=st.session_state["picked"])
+    act(pick_candidate, workspace, checkpoint=st.session_state["picked"], by=my_name())
 
 
 def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
@@ -355,35 +372,6 @@ def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSto
         label = "Give this training up" if state.imported else "Back to comparing"
         button(label, return_to_comparing, workspace, by=my_name())
     go("See the run", story.RUNS_PAGE)
-
-
-def history(stories: list[RoundStory]) -> None:
-    """Every round so far, newest first."""
-    if not stories:
-        return
-    st.subheader("Rounds", anchor=False)
-    show.table(HEAD, [history_row(entry) for entry in reversed(stories)])
-
-
-def history_row(entry: RoundStory) -> tuple[object, ...]:
-    """One round as a line of the table."""
-    said = entry.comparisons
-    decided = {
-        "promote": f"promoted {entry.result.name if entry.result else ''}",
-        "keep": f"kept {entry.checkpoint.name}",
-    }
-    return (
-        entry.round.number,
-        trained_words(entry.snapshot.manifest) if entry.snapshot else "–",
-        story.accuracy_line(evaluation_of(entry)),
-        decided.get(entry.round.decision or "", entry.round.status),
-        entry.checkpoint.name,
-        story.made_words(entry),
-        said["a"] + said["b"],
-        said["tie"],
-        said["both_bad"],
-        said["skip"],
-    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SIGNS = {
     RunStatus.FAILED: "failed",
     RunStatus.CANCELLED: "cancelled",
 }
-KINDS = {"sample": "Write pairs", "train": "Train", "evaluate": "Evaluate"}
+KINDS = {"sample": "Write pairs", "train": "Train", "evaluate": "Evaluate", "duel": "Write duels"}
 LISTED = 12
 
 

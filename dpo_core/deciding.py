@@ -1,0 +1,136 @@
+"""What becomes of a new checkpoint: promoted, kept back, or rolled back later; each by a named person, on record.
+
+Promotion asks what the gate says (gate.py). A person can promote all the same (`force`): the record then says so, with
+the conditions as they stood. Importable without torch.
+"""
+
+from __future__ import annotations
+
+from sqlmodel import Session
+
+from dpo_core.duels import queue_duels
+from dpo_core.errors import GateError, RunError
+from dpo_core.gate import Gate, read_gate
+from dpo_core.loop import candidates, open_round, start_round_in
+from dpo_core.serving import point_to_serving
+from dpo_core.workspace import Workspace
+from store.checkpoints import get_checkpoint
+from store.database import reading, writing
+from store.decision_tables import DecisionRecord
+from store.decisions import decide_round, roll_back_to, served_before
+from store.duels import count_duels
+from store.errors import StateError
+from store.models import Checkpoint, Decision, Round, RoundStatus
+from store.roles import require_researcher
+from store.rounds import latest_round
+
+
+def decide(workspace: Workspace, *, decision: Decision, by: str, force: bool = False) -> Round:
+    """Close the open round: its checkpoint writes the next one (promote), or its parent does (keep).
+
+    Raises GateError for a promotion that the gate does not allow, unless it is forced; RunError, StateError.
+    """
+    with writing(workspace.engine) as session:
+        closed = _decide(session, workspace, decision, by, force)
+    point_to_serving(workspace)
+    return closed
+
+
+def go_on(
+    workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None, force: bool = False
+) -> Round:
+    """Decide about the new checkpoint and start the next round, both or neither: the Loop page's one button.
+
+    Raises what `decide` and `start_round` raise.
+    """
+    with writing(workspace.engine) as session:
+        _decide(session, workspace, decision, by, force)
+        opened = start_round_in(session, workspace, by, comparisons)
+    point_to_serving(workspace)
+    return opened
+
+
+def _decide(session: Session, workspace: Workspace, decision: Decision, by: str, force: bool) -> Round:
+    current = open_round(session)
+    assert current.id is not None
+    gate = None
+    if current.result_checkpoint_id is not None:
+        gate = read_gate(session, workspace, session.get_one(Checkpoint, current.result_checkpoint_id))
+    against = decision == Decision.PROMOTE and gate is not None and not gate.is_open
+    if against and gate is not None and not force and current.status == RoundStatus.DECIDING:
+        raise GateError(closed_words(gate))
+    return decide_round(
+        session=session,
+        round_id=current.id,
+        decision=decision,
+        by=by,
+        gate=gate.as_record() if gate else {},
+        forced=against,
+    )
+
+
+def closed_words(gate: Gate) -> str:
+    """Why a checkpoint is not promoted, and what can be done about it."""
+    lacking = "; ".join(f"{condition.name}: {condition.found}" for condition in gate.lacking)
+    return (
+        f"{gate.checkpoint} does not show yet what [gate] in pairloop.toml asks. {lacking}. Nothing was decided. Judge "
+        "more duels, keep its parent, or promote it all the same (--force): the record will say so."
+    )
+
+
+def pick_candidate(workspace: Workspace, *, checkpoint: str, by: str = "") -> Round:
+    """Let another checkpoint of the round's sweep be the one to decide about; its duels are written where it has none.
+
+    Raises RunError where it is none of the sweep's.
+    """
+    with writing(workspace.engine) as session:
+        require_researcher(session=session, to="pick a checkpoint")
+        current = open_round(session)
+        if current.status != RoundStatus.DECIDING:
+            raise RunError(f"There is nothing to pick from: round {current.number} is {current.status}.")
+        there = {entry.name: entry for entry in candidates(session, current)}
+        if checkpoint not in there:
+            raise RunError(f"Round {current.number} was not trained to {checkpoint!r}, but to: {', '.join(there)}.")
+        current.result_checkpoint_id = there[checkpoint].id
+        session.add(current)
+        _ask_for_duels(session, workspace, current, there[checkpoint], by)
+        return current
+
+
+def _ask_for_duels(session: Session, workspace: Workspace, current: Round, picked: Checkpoint, by: str) -> None:
+    assert picked.id is not None
+    if (
+        picked.parent_id is None
+        or count_duels(session=session, checkpoint_id=picked.id, against_id=picked.parent_id).written
+    ):
+        return
+    try:
+        queue_duels(session, workspace, current=current, checkpoint=picked, by=by)
+    except StateError as error:
+        raise RunError(
+            f"Duels of another checkpoint are being written. Wait for them, or cancel them. ({error})"
+        ) from error
+
+
+def roll_back(workspace: Workspace, *, by: str, to: str | None = None) -> DecisionRecord:
+    """Let a checkpoint that served before serve again: the one before, or the one named.
+
+    Raises StateError where there is none, UnknownRecordError.
+    """
+    with writing(workspace.engine) as session:
+        before = served_before(session=session)
+        if to is None and not before:
+            raise StateError("Nothing served before the base, so there is nothing to roll back to.")
+        target = get_checkpoint(session=session, name=to) if to else before[0]
+        record = roll_back_to(session=session, checkpoint=target, by=by)
+    point_to_serving(workspace)
+    return record
+
+
+def gate_to_pass(workspace: Workspace) -> Gate | None:
+    """What the gate says of the checkpoint that is to be decided about; None where there is none."""
+    with reading(workspace.engine) as session:
+        current = latest_round(session=session)
+        if current is None or current.status != RoundStatus.DECIDING or current.result_checkpoint_id is None:
+            return None
+        return read_gate(session, workspace, session.get_one(Checkpoint, current.result_checkpoint_id))

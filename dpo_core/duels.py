@@ -1,0 +1,161 @@
+"""Duels of a new checkpoint: asked for after its training, written by a run, judged in the queue, and read here.
+
+    queue_duels     the run that writes them (writing_duels.py), with its parent and with the base
+    read_matches    what was said in them so far: a win rate that may be watched, for each opponent
+
+Importable without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlmodel import Session
+
+from dpo_core.config import DuelSettings
+from dpo_core.errors import RunError
+from dpo_core.workspace import Workspace
+from store.checkpoints import base_checkpoint
+from store.database import writing
+from store.duels import DuelCounts, all_met, count_duels, judged_duels, prompts_to_duel
+from store.intervals import Estimate
+from store.models import Checkpoint, Round, RoundStatus, Run, RunKind
+from store.rounds import latest_round
+from store.runs import list_runs, queue_run
+from store.win_rate import WinRate, length_controlled, win_rate
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a checkpoint's duels with one opponent came to so far."""
+
+    checkpoint: str
+    against: str
+    counts: DuelCounts
+    win_rate: WinRate
+    at_equal_length: Estimate
+
+    def as_record(self) -> dict[str, Any]:
+        """For the record of a decision: plain figures."""
+        found = self.win_rate
+        return {
+            "against": self.against,
+            "won": found.won,
+            "lost": found.lost,
+            "ties": found.ties,
+            "both_bad": found.both_bad,
+            "prompts": found.prompts,
+            "rate": found.rate,
+            "interval": list(found.interval),
+            "verdict": found.verdict.value,
+            "at_equal_length": self.at_equal_length.value,
+        }
+
+
+def opponents(session: Session, checkpoint: Checkpoint) -> list[Checkpoint]:
+    """What a checkpoint has to be better than: its parent, and the base where that is another one."""
+    if checkpoint.parent_id is None:
+        return []
+    parent, base = session.get_one(Checkpoint, checkpoint.parent_id), base_checkpoint(session=session)
+    return [parent] if parent.id == base.id else [parent, base]
+
+
+def queue_duels(
+    session: Session,
+    workspace: Workspace,
+    *,
+    current: Round,
+    checkpoint: Checkpoint,
+    by: str,
+    against_parent: int | None = None,
+) -> Run | None:
+    """Ask for a run that writes a checkpoint's duels; `against_parent`: only so many with its parent.
+
+    None where pairloop.toml asks for none, no prompt is held out, or it has no parent. Raises StateError while duels
+    are being written.
+    """
+    settings = workspace.settings
+    seed = _seed(session, current, settings.sampling.seed)
+    asked = {
+        entry.name: [
+            prompt.id
+            for prompt in prompts_to_duel(
+                session=session,
+                checkpoint_id=_id(checkpoint),
+                against_id=_id(entry),
+                count=count,
+                seed=seed,
+            )
+        ]
+        for entry, count in _counts(session, checkpoint, settings.duels, against_parent)
+    }
+    asked = {name: prompts for name, prompts in asked.items() if prompts}
+    if not asked:
+        return None
+    details = {
+        "checkpoint": checkpoint.name,
+        "against": asked,
+        "sampling": settings.sampling.model_dump() | {"seed": seed},
+    }
+    return queue_run(session=session, kind=RunKind.DUEL, settings=details, requested_by=by, round_id=current.id)
+
+
+def _counts(
+    session: Session, checkpoint: Checkpoint, asked: DuelSettings, against_parent: int | None
+) -> Iterator[tuple[Checkpoint, int]]:
+    counts = (asked.against_parent, asked.against_base) if against_parent is None else (against_parent, 0)
+    yield from zip(opponents(session, checkpoint), counts, strict=False)
+
+
+def _seed(session: Session, current: Round, seed: int) -> int:
+    """Other texts each time, and other than those of the round's pairs."""
+    before = sum(run.kind == RunKind.DUEL for run in list_runs(session=session, round_id=current.id))
+    return seed + 1000 * current.number + 500 + before
+
+
+def more_duels(workspace: Workspace, *, pairs: int, by: str) -> Run:
+    """Queue more duels of the open round's new checkpoint with its parent. Raises RunError where there is none."""
+    with writing(workspace.engine) as session:
+        current = latest_round(session=session)
+        if current is None or current.status != RoundStatus.DECIDING or current.result_checkpoint_id is None:
+            raise RunError("There is no new checkpoint to decide about, so there is nothing to write duels for.")
+        checkpoint = session.get_one(Checkpoint, current.result_checkpoint_id)
+        run = queue_duels(session, workspace, current=current, checkpoint=checkpoint, by=by, against_parent=pairs)
+        if run is None:
+            raise RunError(
+                "No prompt is held out, so there is nothing to hold duels on. `pairloop import` brings some."
+            )
+        return run
+
+
+def read_matches(session: Session, checkpoint: Checkpoint, *, alpha: float) -> list[Match]:
+    """What was said in a checkpoint's duels, its parent first; none for the base."""
+    return [read_match(session, checkpoint, entry, alpha=alpha) for entry in opponents(session, checkpoint)]
+
+
+def read_match(session: Session, checkpoint: Checkpoint, against: Checkpoint, *, alpha: float) -> Match:
+    """What was said in the duels of these two."""
+    both = {"checkpoint_id": _id(checkpoint), "against_id": _id(against)}
+    said = judged_duels(session=session, **both)
+    return Match(
+        checkpoint=checkpoint.name,
+        against=against.name,
+        counts=count_duels(session=session, **both),
+        win_rate=win_rate(said, alpha=alpha),
+        at_equal_length=length_controlled(said),
+    )
+
+
+def all_matches(session: Session, *, alpha: float) -> list[Match]:
+    """Every two checkpoints that ever met in a judged duel."""
+    return [
+        read_match(session, session.get_one(Checkpoint, new), session.get_one(Checkpoint, old), alpha=alpha)
+        for new, old in all_met(session=session)
+    ]
+
+
+def _id(checkpoint: Checkpoint) -> int:
+    assert checkpoint.id is not None
+    return checkpoint.id

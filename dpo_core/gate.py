@@ -1,0 +1,130 @@
+"""The gate: what a new checkpoint must show to be promoted, as [gate] of pairloop.toml says, and what it shows.
+
+The win rate in blind duels with its parent is the one figure that people gave. Its interval may be looked at after
+every label (store/win_rate.py), so that the gate may as well: it opens, or says "keep the parent", or waits for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlmodel import Session
+
+from dpo_core.alarms import recorded_alarms
+from dpo_core.config import GateSettings
+from dpo_core.duels import Match, read_matches
+from dpo_core.workspace import Workspace
+from store.models import Checkpoint, Decision
+from store.win_rate import DuelVerdict
+from store.wording import counted
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that promotion asks. `met` None: it cannot be said yet. `found` says what there is, in words."""
+
+    name: str
+    met: bool | None
+    found: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What promotion asks of a checkpoint, and its matches, the one with its parent first."""
+
+    checkpoint: str
+    conditions: tuple[Condition, ...]
+    matches: tuple[Match, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everything that is asked is there."""
+        return all(condition.met for condition in self.conditions)
+
+    @property
+    def lacking(self) -> list[Condition]:
+        """What is not met, or not known yet."""
+        return [condition for condition in self.conditions if not condition.met]
+
+    @property
+    def suggestion(self) -> Decision | None:
+        """Promote where the gate is open, keep where a condition is not met; None: what is lacking is not known yet."""
+        if any(condition.met is False for condition in self.conditions):
+            return Decision.KEEP
+        return Decision.PROMOTE if self.is_open else None
+
+    @property
+    def open_duels(self) -> int:
+        """How many duels still want an answer."""
+        return sum(match.counts.open for match in self.matches)
+
+    def as_record(self) -> dict[str, Any]:
+        """For the record of a decision."""
+        conditions = [asdict(condition) for condition in self.conditions]
+        return {"conditions": conditions, "matches": [match.as_record() for match in self.matches]}
+
+
+def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) -> Gate:
+    """What the gate says of a checkpoint by now."""
+    asked = workspace.settings.gate
+    matches = tuple(read_matches(session, checkpoint, alpha=workspace.settings.duels.alpha))
+    conditions = (*_won(asked, matches), *_shown(asked, checkpoint.metrics))
+    return Gate(checkpoint.name, conditions, matches)
+
+
+def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]:
+    if asked.win_rate == "ignore" or not matches:
+        return
+    match, wanted = matches[0], {"better": "Better than", "not worse": "Not worse than"}[asked.win_rate]
+    verdict = match.win_rate.verdict
+    met = {DuelVerdict.PROMOTE: True, DuelVerdict.KEEP: False, DuelVerdict.UNDECIDED: None}[verdict]
+    if asked.win_rate == "not worse" and met is None and match.win_rate.prompts:
+        met = True
+    yield Condition(f"{wanted} {match.against} in blind duels", met, match_words(match))
+
+
+def match_words(match: Match) -> str:
+    """A match in a line: `won 62% of 24 duels decided (41% to 79%)`, and what is still to come."""
+    found = match.win_rate
+    if not match.counts.written:
+        return "no duel was written"
+    if not found.prompts:
+        return f"{counted(match.counts.written, 'duel')}, none of them decided yet"
+    low, high = found.interval
+    apart = [counted(number, what) for number, what in ((found.ties, "tie"), (found.both_bad, "both bad")) if number]
+    beside = f"; {' and '.join(apart)} beside" if apart else ""
+    decided = found.won + found.lost
+    return (
+        f"won {100 * (found.rate or 0):.0f}% of {counted(decided, 'decided duel')} "
+        f"({100 * low:.0f}% to {100 * high:.0f}%){beside}"
+    )
+
+
+def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
+    """What the training's own record shows.
+
+    A round has some ten held-out pairs: only where the parent's accuracy lies above the whole interval of the new one's
+    is it clearly worse; a smaller difference is more often chance than not.
+    """
+    judged = metrics.get("eval", {})
+    if asked.held_out == "not worse" and judged.get("pairs"):
+        before, after = judged["accuracy_before"], judged["accuracy_after"]
+        told = f"{100 * before:.0f}% → {100 * after:.0f}% on {counted(judged['pairs'], 'held-out pair')}"
+        yield Condition("Held-out accuracy not clearly worse", judged["interval_after"][1] >= before, told)
+    if asked.alarms == "none":
+        found = [alarm.title for alarm in recorded_alarms(metrics) if alarm.level == "warning"]
+        yield Condition("No alarm", not found, ", ".join(found) or "none")
+    canary = metrics.get("canary")
+    if asked.canary and canary:
+        rise = canary["perplexity_after"] / canary["perplexity_before"] - 1
+        told = f"perplexity {canary['perplexity_before']:.1f} → {canary['perplexity_after']:.1f} ({100 * rise:+.0f}%)"
+        yield Condition(f"Canary text at most {100 * asked.canary:.0f}% harder", rise <= asked.canary, told)
+    checks = metrics.get("checks", [])
+    if asked.checks == "all" and checks:
+        failed = [check["command"] for check in checks if not check["passed"]]
+        told = f"{len(checks) - len(failed)} of {len(checks)} passed" + (
+            f"; failed: {', '.join(failed)}" if failed else ""
+        )
+        yield Condition("Your own checks", not failed, told)

@@ -1,0 +1,186 @@
+"""Duels: pairs of which one completion is a new checkpoint's, the other its parent's or the base's.
+
+They are asked on held-out prompts, blind, mixed into the queue among a round's other pairs; nothing learns of them.
+The new checkpoint's completion is the pair's `a`: the sides on which the two stand are drawn as for every pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, func, select
+
+from store.hashing import text_hash
+from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
+from store.pairs import add_pair
+from store.prompts import is_asked
+from store.queue_tables import QueueMark
+from store.win_rate import Duel, Outcome
+
+_NEW: Any = aliased(Completion)
+_OLD: Any = aliased(Completion)
+_OUTCOMES = {
+    Verdict.A: Outcome.WON,
+    Verdict.B: Outcome.LOST,
+    Verdict.TIE: Outcome.TIE,
+    Verdict.BOTH_BAD: Outcome.BOTH_BAD,
+}
+
+
+@dataclass(frozen=True)
+class DuelCounts:
+    """How many duels of two checkpoints were written, and how many of these still want an answer."""
+
+    written: int
+    open: int
+
+
+def prompts_to_duel(*, session: Session, checkpoint_id: int, against_id: int, count: int, seed: int) -> list[Prompt]:
+    """Up to `count` held-out prompts: those on which the two met least often, in an order drawn from `seed`."""
+    met = (
+        select(Pair.prompt_id, func.count().label("times"))
+        .where(*_between(checkpoint_id, against_id))
+        .group_by(col(Pair.prompt_id))
+        .subquery()
+    )
+    rows = session.exec(
+        select(Prompt, func.coalesce(met.c.times, 0))
+        .outerjoin(met, met.c.prompt_id == Prompt.id)
+        .where(is_asked(), col(Prompt.held_out))
+    ).all()
+    ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"duel:{seed}:{row[0].content_hash}")))
+    return [prompt for prompt, _ in ranked[:count]]
+
+
+def _between(checkpoint_id: int, against_id: int) -> tuple[Any, ...]:
+    """Conditions on `Pair`: a duel of these two."""
+    new = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == checkpoint_id)
+    old = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == against_id)
+    return (
+        col(Pair.purpose) == Purpose.DUEL,
+        col(Pair.completion_a_id).in_(new),
+        col(Pair.completion_b_id).in_(old),
+    )
+
+
+def add_duels(*, session: Session, round_id: int, duels: Sequence[tuple[Completion, Completion]], seed: int) -> int:
+    """Ask each of these, the new checkpoint's completion first, among the pairs that the round still asks; how many.
+
+    Where both wrote the same there is nothing to compare: these are left out. A round that is done asks nobody; what
+    is added to it waits for the next one (`move_open_duels`).
+    """
+    kept = [both for both in duels if both[0].text_hash != both[1].text_hash]
+    for both, place in zip(kept, _places(session, round_id, len(kept), seed), strict=True):
+        add_pair(
+            session=session,
+            prompt_id=both[0].prompt_id,
+            completions=both,
+            round_id=round_id,
+            purpose=Purpose.DUEL,
+            position=place,
+        )
+    _ask_more(session, round_id, len(kept))
+    return len(kept)
+
+
+def _places(session: Session, round_id: int, count: int, seed: int) -> list[int]:
+    """Positions in the queue, drawn among those of the pairs that are still asked; after all others without any."""
+    asked = select(Pair.position).where(Pair.round_id == round_id, Pair.open_slots > 0, Pair.purpose == Purpose.TRAIN)
+    there = sorted(session.exec(asked))
+    if there:
+        draw = Random(seed)
+        return [draw.choice(there) for _ in range(count)]
+    last = session.exec(select(func.max(Pair.position)).where(Pair.round_id == round_id)).one()
+    return list(range((last or 0) + 1, (last or 0) + 1 + count))
+
+
+def _ask_more(session: Session, round_id: int, count: int) -> None:
+    """Let the round ask for so many duels more, and everybody look for them from the head of its queue."""
+    found = session.get_one(Round, round_id)
+    found.duels += count
+    session.add(found)
+    session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id) == round_id))
+
+
+def move_open_duels(*, session: Session, round_id: int, checkpoint_id: int, places: int, seed: int) -> int:
+    """Ask the new round what is still open of a checkpoint's duels in rounds that are done; how many.
+
+    They are spread over the first `places` positions, where the round's own pairs will be. One that somebody has
+    answered already stays where it is.
+    """
+    answered = sa.select(col(Comparison.pair_id)).where(col(Comparison.superseded_at).is_(None))
+    written = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == checkpoint_id)
+    over = sa.select(col(Round.id)).where(col(Round.status) == RoundStatus.DONE)
+    left = session.exec(
+        select(Pair)
+        .where(
+            Pair.purpose == Purpose.DUEL,
+            Pair.open_slots > 0,
+            col(Pair.round_id).in_(over),
+            col(Pair.completion_a_id).in_(written),
+            col(Pair.id).not_in(answered),
+        )
+        .order_by(col(Pair.id))
+    ).all()
+    draw = Random(seed)
+    for pair in left:
+        assert pair.round_id is not None
+        _ask_more(session, pair.round_id, -1)
+        pair.round_id, pair.position = round_id, draw.randrange(max(1, places))
+        session.add(pair)
+    _ask_more(session, round_id, len(left))
+    return len(left)
+
+
+def count_duels(*, session: Session, checkpoint_id: int, against_id: int) -> DuelCounts:
+    """How many duels of these two there are."""
+    query = select(func.count(), func.count().filter(col(Pair.open_slots) > 0)).select_from(Pair)
+    return DuelCounts(*session.exec(query.where(*_between(checkpoint_id, against_id))).one())
+
+
+def judged_duels(*, session: Session, checkpoint_id: int, against_id: int) -> list[Duel]:
+    """What was said in the duels of these two, oldest first; lengths in characters.
+
+    Skips and decisions of the inbox are not among them, nor what retracted annotators said.
+    """
+    rows = session.execute(
+        sa.select(col(Pair.prompt_id), col(Comparison.verdict), func.length(_NEW.text) - func.length(_OLD.text))
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(_NEW, _NEW.id == col(Pair.completion_a_id))
+        .join(_OLD, _OLD.id == col(Pair.completion_b_id))
+        .where(_NEW.checkpoint_id == checkpoint_id, _OLD.checkpoint_id == against_id, *_stands())
+        .order_by(col(Comparison.id))
+    )
+    return [Duel(prompt, _OUTCOMES[Verdict(verdict)], difference) for prompt, verdict, difference in rows]
+
+
+def _stands() -> tuple[Any, ...]:
+    """Conditions on a comparison that tells of a duel."""
+    retracted = sa.select(col(Annotator.id)).where(col(Annotator.retracted_at).is_not(None))
+    return (
+        col(Pair.purpose) == Purpose.DUEL,
+        col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
+        col(Comparison.verdict) != Verdict.SKIP,
+        col(Comparison.annotator_id).not_in(retracted),
+    )
+
+
+def all_met(*, session: Session) -> list[tuple[int, int]]:
+    """Every two checkpoints that met in a duel which was judged: the new one first."""
+    rows = session.execute(
+        sa.select(_NEW.checkpoint_id, _OLD.checkpoint_id)
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(_NEW, _NEW.id == col(Pair.completion_a_id))
+        .join(_OLD, _OLD.id == col(Pair.completion_b_id))
+        .where(*_stands())
+        .distinct()
+    )
+    return sorted((new, old) for new, old in rows)

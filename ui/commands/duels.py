@@ -1,0 +1,67 @@
+"""`pairloop duels`: what people said of checkpoints, blind, and what promotion still asks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dpo_core.deciding import gate_to_pass
+from dpo_core.duels import Match, all_matches, more_duels
+from dpo_core.gate import match_words
+from dpo_core.standings import read_standings
+from dpo_core.workspace import open_workspace
+from store.database import reading
+from store.intervals import Estimate
+from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, this_person
+from ui.commands.printing import print_json, print_table, say
+from ui.commands.runs import see_through
+from ui.duel_words import gate_table, verdict_words
+
+COLUMNS = ("checkpoint", "against", "in blind duels", "verdict")
+
+
+def duels(
+    more: Annotated[
+        int | None, typer.Option("--more", min=1, metavar="N", help="Write N more duels of the new checkpoint.")
+    ] = None,
+    detach: DetachOption = False,
+    workspace: WorkspaceOption = HERE,
+    as_json: JsonOption = False,
+) -> None:
+    """What people said of checkpoints in blind duels on held-out prompts, and what promotion still asks.
+
+    \b
+    Example:
+      pairloop duels
+      pairloop duels --more 20
+    """
+    opened = open_workspace(workspace)
+    if more:
+        see_through(opened, more_duels(opened, pairs=more, by=this_person()), detach=detach, as_json=as_json)
+        return
+    with reading(opened.engine) as session:
+        matches, points = all_matches(session, alpha=opened.settings.duels.alpha), read_standings(session)
+    gate = gate_to_pass(opened)
+    if as_json:
+        print_json({"matches": matches, "gate": gate, "strengths": points})
+        return
+    if not matches:
+        say("No duel was judged yet. They are written after a training, and asked on the Label page.")
+    else:
+        print_table(COLUMNS, [_row(match) for match in matches])
+        print_table(("checkpoint", "points over the base", "95% interval", "duels"), _points(points))
+    if gate is not None:
+        print_table(("", f"{gate.checkpoint}: what promotion asks", "what there is"), gate_table(gate))
+
+
+def _row(match: Match) -> tuple[str, str, str, str]:
+    return match.checkpoint, match.against, match_words(match), verdict_words(match)
+
+
+def _points(points: dict[str, Estimate]) -> list[tuple[str, str, str, int]]:
+    known = [(name, entry) for name, entry in points.items() if entry.value is not None and entry.interval is not None]
+    return [
+        (name, f"{entry.value or 0:+.0f}", "{:+.0f} to {:+.0f}".format(*(entry.interval or (0, 0))), entry.count)
+        for name, entry in sorted(known, key=lambda item: -(item[1].value or 0))
+    ]

@@ -1,0 +1,57 @@
+"""Duels, the gate and who serves, in a person's words, for pages and commands alike. Importable without Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpo_core.duels import Match
+from dpo_core.gate import Gate
+from store.decision_tables import DecisionRecord
+from store.models import Checkpoint, Decision
+from store.win_rate import DuelVerdict
+from store.wording import counted
+from ui.story import percent
+
+SIGNS = {True: "✓", False: "✗", None: "…"}
+
+
+def verdict_words(match: Match) -> str:
+    """What the duels say so far, and how many more it takes."""
+    found, open_duels = match.win_rate, match.counts.open
+    left = f" {counted(open_duels, 'duel')} still to judge." if open_duels else ""
+    if found.verdict == DuelVerdict.PROMOTE:
+        return f"People prefer {match.checkpoint}. The interval holds however often you look.{_equal_length(match)}"
+    if found.verdict == DuelVerdict.KEEP:
+        return f"People prefer {match.against}. The interval holds however often you look.{_equal_length(match)}"
+    if found.too_close:
+        return f"Too close to call: more than a thousand duels would be needed.{left}{_equal_length(match)}"
+    if found.duels_more is not None:
+        more = f"about {counted(found.duels_more, 'comparison')} more would decide, if it goes on like this"
+        return f"Undecided: {more}.{left}{_equal_length(match)}"
+    return f"Undecided.{left}"
+
+
+def _equal_length(match: Match) -> str:
+    found = match.at_equal_length
+    if found.value is None or found.interval is None:
+        return ""
+    low, high = found.interval
+    return f" At equal length: {percent(found.value)} ({percent(low)} to {percent(high)})."
+
+
+def serving_words(serving: Checkpoint, decisions: Sequence[DecisionRecord]) -> str:
+    """Which checkpoint serves, and by whose word."""
+    if not decisions:
+        return f"{serving.name} serves: nothing was promoted yet."
+    last = next((entry for entry in reversed(decisions) if entry.action != Decision.KEEP), None)
+    if last is None:
+        return f"{serving.name} serves: nothing was promoted yet."
+    how = {"promote": "promoted", "roll_back": "rolled back to"}[last.action]
+    forced = ", against the gate" if last.forced else ""
+    when = f"{last.created_at:%Y-%m-%d %H:%M} UTC"
+    return f"{serving.name} serves: {how} by {last.by or 'nobody named'} on {when}{forced}."
+
+
+def gate_table(gate: Gate) -> list[tuple[str, str, str]]:
+    """The conditions as lines: sign, name, what there is."""
+    return [(SIGNS[each.met], each.name, each.found) for each in gate.conditions]

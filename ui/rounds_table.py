@@ -1,0 +1,84 @@
+"""Every round so far as a table, which checkpoint serves, and the way back to one that served before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dpo_core.deciding import roll_back
+from dpo_core.loop import RoundStory
+from dpo_core.workspace import Workspace
+from store.database import reading
+from store.decisions import list_decisions, served_before, serving_checkpoint
+from store.snapshots import trained_words
+from ui import components as show
+from ui import story
+from ui.duel_words import serving_words
+from ui.state import act, my_name
+
+HEAD = (
+    "Round",
+    "Trained on",
+    "Held-out accuracy",
+    "Decision",
+    "Written by",
+    "Comparisons",
+    "Preferences",
+    "Ties",
+    "Both bad",
+    "Skips",
+)
+
+
+def history(workspace: Workspace, stories: list[RoundStory]) -> None:
+    """Every round so far, newest first, and which checkpoint serves."""
+    if not stories:
+        return
+    st.subheader("Rounds", anchor=False)
+    show.table(HEAD, [history_row(entry) for entry in reversed(stories)])
+    with reading(workspace.engine) as session:
+        serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
+        before = [entry.name for entry in served_before(session=session)]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(serving_words(serving, decisions), width="content")
+        if before:
+            roll_back_control(workspace, before)
+
+
+def roll_back_control(workspace: Workspace, before: list[str]) -> None:
+    """Let a checkpoint that served before serve again."""
+    with st.popover("Roll back", type="tertiary", icon=":material/undo:"):
+        st.caption(
+            "It serves again at once, at checkpoints/current, and an open round that still compares goes on with it. "
+            "Nothing is deleted."
+        )
+        name = str(st.selectbox("Checkpoint", before, key="roll_back_to"))
+        given = {"by": my_name(), "to": name, "said": f"{name} serves now."}
+        st.button(f"Let {name} serve", on_click=act, args=(roll_back, workspace), kwargs=given)
+
+
+def history_row(entry: RoundStory) -> tuple[object, ...]:
+    """One round as a line of the table."""
+    said = entry.comparisons
+    decided = {
+        "promote": f"promoted {entry.result.name if entry.result else ''}",
+        "keep": f"kept {entry.checkpoint.name}",
+    }
+    return (
+        entry.round.number,
+        trained_words(entry.snapshot.manifest) if entry.snapshot else "–",
+        story.accuracy_line(evaluation_of(entry)),
+        decided.get(entry.round.decision or "", entry.round.status),
+        entry.checkpoint.name,
+        story.made_words(entry),
+        said["a"] + said["b"],
+        said["tie"],
+        said["both_bad"],
+        said["skip"],
+    )
+
+
+def evaluation_of(entry: RoundStory) -> dict[str, Any]:
+    """What the round's new checkpoint was found to be worth."""
+    return dict((entry.result.metrics if entry.result else {}).get("eval") or {})
