@@ -4,6 +4,7 @@
     alarms_held_out looks at those that it is judged by
     TrainingWatch   hears every step's metrics
     alarms_after    compares what the parent and the new checkpoint write
+    alarms_canary   compares how well both predict a text that has nothing to do with the pairs
 
 All are functions of what they are given, so that a run that was killed and resumed comes to the same alarms. A note may
 well be what was meant; a warning seldom is. Importable without torch: pages and commands show alarms.
@@ -35,6 +36,7 @@ CLEAR_SAMPLES = 8  # the same prompts and seeds are compared, so fewer will do
 CLEAR_SHARE = 0.2  # of the length: people prefer texts 10 to 20% longer on most public data, without more ado
 QUOTED = 60  # characters of a prompt, to know it again
 FALL = 0.1  # nats a token: each token of the chosen completions a tenth less likely than under the parent
+RISE = 0.1  # of the perplexity: trainings that leave a model's abilities alone move it by a few percent
 HELD_OUT = "held-out pair"
 HEARD = ("rewards/chosen", "rewards/accuracies", "rewards/margins")
 FEWEST_STEPS = 3  # in the average that tells a fall: one step's batch may be odd
@@ -356,6 +358,33 @@ def alarms_after(before: Sequence[int], after: Sequence[int], *, max_new_tokens:
         "you promote it; a higher beta, or fewer epochs, keeps lengths closer to the parent's."
     )
     return [Alarm("sample-length-drift", "warning", text)]
+
+
+def alarms_canary(found: dict[str, Any]) -> list[Alarm]:
+    """How much worse the new checkpoint predicts ordinary text. `found`: as a checkpoint's metrics have `canary`."""
+    if not found or is_beyond(found):
+        return []
+    rise = math.exp(min(found["after"] - found["before"], math.log(1e6))) - 1
+    if rise <= RISE:
+        return []
+    text = (
+        f"The new checkpoint predicts ordinary text worse than its parent: on {found['text']}, which has nothing to do "
+        f"with the comparisons, its perplexity is {figured(found['perplexity_after'])} against "
+        f"{figured(found['perplexity_before'])} before, {rise:,.0%} more. It may have lost some of what it could do, "
+        "whatever the held-out accuracy says. Read some of its answers before you promote it; a higher beta, a lower "
+        "learning_rate or fewer epochs keep it closer to its parent."
+    )
+    return [Alarm("canary-perplexity-risen", "warning", text)]
+
+
+def is_beyond(found: dict[str, Any]) -> bool:
+    """Whether the parent did no better on the text than guessing, as the demo model does: there was nothing to lose."""
+    return bool(found["perplexity_before"] >= found["vocabulary"])
+
+
+def figured(perplexity: float) -> str:
+    """A perplexity as people read it: `18.4`, `1,204`."""
+    return f"{perplexity:.1f}" if perplexity < 100 else f"{perplexity:,.0f}"
 
 
 def _clear_change(before: Sequence[int], after: Sequence[int], fewest: int) -> bool:

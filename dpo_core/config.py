@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -246,6 +247,28 @@ class TrainingSettings(Section):
         return self
 
 
+class EvaluationSettings(Section):
+    """What a new checkpoint is examined by, beside the held-out comparisons: whether it can do what it could."""
+
+    canary: str = Field(
+        "", description="A text (relative to this file) whose perplexity must not rise; empty: the one that ships."
+    )
+    checks: list[str] = Field(
+        [],
+        description='Commands run on each new checkpoint: ["python my_check.py {checkpoint}"]; exit status 0 passes.',
+    )
+    check_minutes: float = Field(10, gt=0, description="How long a check may take; after that it has failed.")
+
+    @field_validator("checks")
+    @classmethod
+    def can_be_split(cls, commands: list[str]) -> list[str]:
+        """Refuse commands that are none."""
+        for command in commands:
+            if not shlex.split(command):  # which raises ValueError for a quotation mark without its other half
+                raise ValueError("a check is a command: this one is empty")
+        return commands
+
+
 class WorkerSettings(Section):
     """The process that carries out runs."""
 
@@ -292,6 +315,7 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     sampling: SamplingSettings = SamplingSettings()
     training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     worker: WorkerSettings = WorkerSettings()
     server: ServerSettings = ServerSettings()
     team: TeamSettings = TeamSettings()

@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import delete
 from sqlmodel import Session, col
 
-from dpo_core.alarms import alarms_held_out
+from dpo_core.alarms import alarms_canary, alarms_held_out
+from dpo_core.canary import compare_canary, read_canary
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import RunError
 from dpo_core.logps import PairLogps, checkpoint_logps
@@ -27,6 +28,7 @@ from dpo_core.training_plan import positions, within_context
 from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
+from store.held_out import rightness
 from store.intervals import mean_interval, share_interval
 from store.models import PairReward, Run
 from store.runs import check_run_held, finish_run
@@ -49,11 +51,6 @@ class Judged:
 def judge(pairs: Sequence[TokenizedPair], policy: Sequence[PairLogps], reference: Sequence[PairLogps]) -> list[Judged]:
     """Put a policy's log-probs beside its reference's."""
     return [Judged(*row) for row in zip(pairs, policy, reference, strict=True)]
-
-
-def rightness(margin: float) -> float:
-    """1 for a positive margin, 0 for a negative one; a margin of exactly zero says nothing and counts half."""
-    return 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
 
 
 def accuracy(margins: Sequence[float]) -> float:
@@ -124,10 +121,11 @@ def _reward_row(run_id: int, checkpoint_id: int, item: Judged, split: str, beta:
 
 
 def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
-    """Carry out an evaluate run: judge a checkpoint and its reference on a snapshot's held-out pairs.
+    """Carry out an evaluate run: judge a checkpoint and its reference on a snapshot's held-out pairs, and the canary.
 
-    Raises RunError where the snapshot holds no held-out pair.
+    Raises RunError where the snapshot holds no held-out pair, or the canary's text cannot be read.
     """
+    canary = read_canary(workspace)
     training = within_context(workspace, TrainingSettings.model_validate(run.settings["training"]))
     with reading(workspace.engine) as session:
         checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
@@ -149,11 +147,14 @@ def evaluate_run(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     }
     before = judge(pairs, logps[parent.name], logps[base.name])
     after = judge(pairs, logps[checkpoint.name], logps[base.name])
-    figures = summarize(before, after, beta=training.beta) | {"alarms": progress.alarms}
-    assert run.id is not None and checkpoint.id is not None
+    sung = compare_canary(workspace, canary, parent, checkpoint, bf16=training.in_bf16, progress=progress)
+    progress.sound(alarms_canary(sung))
+    figures = summarize(before, after, beta=training.beta) | {"canary": sung, "alarms": progress.alarms}
+    assert run.id is not None and checkpoint.id is not None and parent.id is not None
     with writing(workspace.engine) as session:
         check_run_held(session=session, run_id=run.id, attempt=run.attempt)
-        save_rewards(
-            session=session, run_id=run.id, checkpoint_id=checkpoint.id, judged=after, split="test", beta=training.beta
-        )
+        for number, judged in {parent.id: before, checkpoint.id: after}.items():  # one of them, where they are the same
+            save_rewards(
+                session=session, run_id=run.id, checkpoint_id=number, judged=judged, split="test", beta=training.beta
+            )
         finish_run(session=session, run_id=run.id, attempt=run.attempt, result=figures, checkpoint_id=checkpoint.id)

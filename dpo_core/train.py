@@ -29,7 +29,9 @@ from peft import LoraConfig
 from sqlmodel import Session
 
 from dpo_core import ranks
-from dpo_core.alarms import TrainingWatch, alarms_after, diverged
+from dpo_core.alarms import TrainingWatch, alarms_after, alarms_canary, diverged
+from dpo_core.canary import Canary, compare_canary, read_canary
+from dpo_core.checks import run_checks
 from dpo_core.drift import Answers, Asked, answer_prompts, compare_answers, divergence, prompts_to_answer
 from dpo_core.duels import queue_duels
 from dpo_core.errors import DivergedError, RunError
@@ -64,15 +66,17 @@ LEAST_CONFIDENCE = 0.55  # a majority by ties alone; at a half a label says noth
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to: its record, and what the checkpoint thinks of the held-out pairs."""
+    """What a training came to: its record, and what checkpoint (`judged`) and parent think of the held-out pairs."""
 
     plan: Plan
     metrics: dict[str, Any]
     judged: list[Judged]
+    before: list[Judged]
 
 
 def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a train run. Raises RunError, ModelError, RunCancelled, LostRunError; what was done stays on disk."""
+    canary = read_canary(workspace)  # before the training: nobody should wait for hours to hear that it is not there
     plan = make_plan(workspace, run, progress)
     progress.sound(alarms_in(workspace, plan))
     plan = settle_precision(workspace, plan, _adapter(plan), progress)
@@ -83,7 +87,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
         return
     reference = _reference(workspace, plan, progress)
     parent_answers = cache(partial(_answers, workspace, plan, plan.parent, progress))  # once for all points of a sweep
-    found = [_train_point(workspace, point, reference, parent_answers, progress) for point in plan.points]
+    found = [_train_point(workspace, point, reference, parent_answers, canary, progress) for point in plan.points]
     with writing(workspace.engine) as session:
         _finish(session, workspace, run, found, progress)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
@@ -111,6 +115,7 @@ def _train_point(
     plan: Plan,
     reference: dict[str, list[PairLogps]],
     parent_answers: Callable[[], Asked],
+    canary: Canary,
     progress: RunProgress,
 ) -> Trained:
     """Train, write and judge one checkpoint: the only one, or one of a sweep's."""
@@ -121,15 +126,21 @@ def _train_point(
     judged = _judge(workspace, plan, reference, progress)
     answers = compare_answers(parent_answers(), _answers(workspace, plan, plan.trained, progress))
     progress.sound(alarms_after(*answers.tokens, max_new_tokens=plan.sampling.max_new_tokens))
+    kl = _divergence(workspace, plan, answers, progress)
+    bf16 = plan.training.in_bf16
+    sung = compare_canary(workspace, canary, plan.parent, plan.trained, bf16=bf16, progress=progress)
+    progress.sound(alarms_canary(sung))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
     figures["precision"] = plan.precision
     metrics = {
         "train": figures,
         "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),
         "lengths": answers.lengths,
-        "kl": _divergence(workspace, plan, answers, progress),
+        "kl": kl,
+        "canary": sung,
+        "checks": run_checks(workspace, plan.trained, progress),
     }
-    return Trained(plan, metrics, judged["after"])
+    return Trained(plan, metrics, judged["after"], judged["before"])
 
 
 def _free_memory() -> None:
@@ -358,6 +369,7 @@ def _finish(session: Session, workspace: Workspace, run: Run, found: Sequence[Tr
     alarms = {"alarms": progress.alarms}
     ids = [_register(session, run.id, trained, alarms) for trained in found]
     best = best_point([trained.metrics for trained in found])
+    _save_parents(session, run.id, found[best])
     if run.round_id is not None:
         current = session.get_one(Round, run.round_id)
         current.result_checkpoint_id = ids[best]
@@ -371,6 +383,13 @@ def _finish(session: Session, workspace: Workspace, run: Run, found: Sequence[Tr
             {"checkpoint": trained.plan.name, "point": trained.plan.point} | trained.metrics for trained in found
         ]
     finish_run(session=session, run_id=run.id, attempt=run.attempt, result=result, checkpoint_id=ids[best])
+
+
+def _save_parents(session: Session, run_id: int, trained: Trained) -> None:
+    """The parent's rewards beside the checkpoint's: once for a sweep, whose points may differ in beta alone."""
+    parent, beta = trained.plan.parent.id, trained.plan.training.beta
+    assert parent is not None
+    save_rewards(session=session, run_id=run_id, checkpoint_id=parent, judged=trained.before, split="test", beta=beta)
 
 
 def _register(session: Session, run_id: int, trained: Trained, alarms: dict[str, Any]) -> int:

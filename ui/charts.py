@@ -11,9 +11,11 @@ import pandas as pd
 import streamlit as st
 
 from dpo_core.sweep import point_words
+from store.held_out import HeldOut
 from store.intervals import Estimate
 from store.over_time import Agreed, Choices
 from store.searching import Pace
+from ui.judged_words import labelled_slices
 
 CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss",)),
@@ -87,6 +89,54 @@ def sweep_chart(results: Sequence[dict[str, Any]]) -> bool:
         columns[place % 2].markdown(f"**{title}**")
         columns[place % 2].altair_chart(bars.properties(height=40 + 28 * len(frame)), width="stretch")
     return drawn
+
+
+def held_out_frame(found: HeldOut) -> pd.DataFrame:
+    """Columns `slice`, `when`, `share`, `low`, `high`, `of`: a row for each slice before, and one after."""
+    told = [
+        {"slice": label, "when": when, "share": share.value, "low": share.interval[0], "high": share.interval[1]}
+        | {"of": share.count}
+        for label, each in labelled_slices(found)
+        for when, share in (("before", each.before), ("after", each.after))
+        if share.value is not None and share.interval is not None
+    ]
+    return pd.DataFrame(told, columns=["slice", "when", "share", "low", "high", "of"])
+
+
+def held_out_chart(found: HeldOut) -> None:
+    """Draw held-out accuracy before and after, with intervals, in slices; the annotators' agreement as a band."""
+    frame = held_out_frame(found)
+    names = list(dict.fromkeys(frame["slice"]))
+    percents = [alt.Tooltip(f"{name}:Q", format=".0%") for name in ("share", "low", "high")]
+    base = alt.Chart(frame).encode(
+        y=alt.Y("slice:N", title=None, sort=names, axis=alt.Axis(labelLimit=220)),
+        yOffset=alt.YOffset("when:N", sort=["before", "after"]),
+        color=_coloured("when:N", {"before": REST, "after": COLOURS[0]}),
+        tooltip=["slice:N", "when:N", *percents, "of:Q"],
+    )
+    spread = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=_share_axis("low"), x2="high:Q")
+    points = base.mark_point(size=60, filled=True, opacity=1).encode(x=_share_axis("share"))
+    layers = [_ceiling_band(found), _even_line(), spread, points]
+    st.altair_chart(alt.layer(*layers).properties(height=70 + 38 * len(names)), width="stretch")
+
+
+def _share_axis(name: str) -> alt.X:
+    return alt.X(f"{name}:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+
+
+def _ceiling_band(found: HeldOut) -> alt.Chart:
+    """From one end of the ceiling's interval to the other, over the whole height."""
+    ceiling = found.ceiling
+    frame = pd.DataFrame({"low": [ceiling.low], "high": [ceiling.high], "ceiling": ["annotators agree"]})
+    told = ["ceiling:N", alt.Tooltip("low:Q", format=".0%"), alt.Tooltip("high:Q", format=".0%")]
+    band = alt.Chart(frame).mark_rect(opacity=0.22, color=COLOURS[4])
+    return band.encode(x=_share_axis("low"), x2="high:Q", tooltip=told)
+
+
+def _even_line() -> alt.Chart:
+    """A coin toss."""
+    line = alt.Chart(pd.DataFrame({"even": [0.5]})).mark_rule(strokeDash=[4, 4], color=REST)
+    return line.encode(x=_share_axis("even"))
 
 
 def pace_chart(unit: str, rows: Sequence[Pace]) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_core.alarms import Alarm
+from dpo_core.alarms import Alarm, figured
 from dpo_core.loop import LoopState, RoundStory, Step
 from dpo_core.sweep import point_words
+from store.held_out import LITERATURE, Ceiling
 from store.models import Run, RunKind, RunStatus
 from store.wording import counted
 
 LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
-MOST_AGREE = 0.77  # of pairs: the share on which people agree with each other is 63% to 77%
 STAGES = ("Write pairs", "Compare", "Train", "Decide")
 _STAGE = {
     Step.IMPORT_PROMPTS: -1,
@@ -295,7 +295,26 @@ def _trained(run: Run) -> dict[str, str]:
         **_judged_facts(found.get("eval") or {}),
         "KL to its parent": f"{kl['nats']:.1f} nats an answer" if kl else "–",
         "Tokens an answer": f"{lengths['before']:.0f} → {lengths['after']:.0f}" if lengths else "–",
+        **_examined(found),
     }
+
+
+def _examined(found: dict[str, Any]) -> dict[str, str]:
+    """The canary and the checks, where the run had them."""
+    canary = found.get("canary") or {}
+    told = {f"Perplexity on {canary['text']}": canary_line(canary)} if canary else {}
+    return told | {f"Check: {check['command']}": check_line(check) for check in found.get("checks") or []}
+
+
+def canary_line(canary: dict[str, Any]) -> str:
+    """`18.2 → 18.5`."""
+    return f"{figured(canary['perplexity_before'])} → {figured(canary['perplexity_after'])}"
+
+
+def check_line(check: dict[str, Any]) -> str:
+    """`passed in 12 s: 41 of 50 right`."""
+    said = f": {check['said']}" if check["said"] else ""
+    return f"{'passed' if check['passed'] else 'failed'} in {duration(max(1, check['seconds']))}{said}"
 
 
 def _trained_on(figures: dict[str, Any]) -> str:
@@ -304,7 +323,8 @@ def _trained_on(figures: dict[str, Any]) -> str:
 
 
 def _judged(run: Run) -> dict[str, str]:
-    return {"Checkpoint": str(run.settings.get("checkpoint", "–")), **_judged_facts(run.result)}
+    name = str(run.settings.get("checkpoint", "–"))
+    return {"Checkpoint": name, **_judged_facts(run.result), **_examined(run.result)}
 
 
 def _judged_facts(evaluation: dict[str, Any]) -> dict[str, str]:
@@ -313,8 +333,8 @@ def _judged_facts(evaluation: dict[str, Any]) -> dict[str, str]:
     return {"Held-out accuracy": before + accuracy_span(evaluation), "Judged on": counted(pairs, "held-out pair")}
 
 
-def trust_words(evaluation: dict[str, Any]) -> str:
-    """How far the held-out accuracy can be believed, in plain words."""
+def trust_words(evaluation: dict[str, Any], ceiling: Ceiling | None = None) -> str:
+    """How far the held-out accuracy can be believed, in plain words. No `ceiling`: what is known from elsewhere."""
     pairs = int(evaluation.get("pairs") or 0)
     if not pairs:
         return "No comparison was on a held-out prompt, so there is nothing to judge the new checkpoint by."
@@ -322,16 +342,32 @@ def trust_words(evaluation: dict[str, Any]) -> str:
     span = (
         f"With {counted(pairs, 'held-out pair')} the true figure lies anywhere from {percent(low)} to {percent(high)}"
     )
-    if low > 0.5 and evaluation["accuracy_after"] > MOST_AGREE:
+    most = ceiling.high if ceiling is not None else LITERATURE[1]
+    if low > 0.5 and evaluation["accuracy_after"] > most:
         return (
-            f"{span}. That is higher than people usually agree with each other (63–77% of such pairs): look for a "
+            f"{span}. That is higher than {agreement_words(ceiling, bracketed=True)}: look for a "
             "shortcut that all chosen texts share, such as length, before you believe it (see the alarms, if any)."
         )
     if low > 0.5:
-        return f"{span}: better than a coin toss. People agree with each other on 63–77% of such pairs; expect no more."
+        agree = agreement_words(ceiling)
+        return f"{span}: better than a coin toss. {agree[0].upper()}{agree[1:]}; expect no more."
     if high < 0.5:
         return f"{span}: worse than a coin toss. Look at the comparisons and the settings before you promote it."
     return f"{span}, a coin toss (50%) included. Take it as a hint; more rounds, or more held-out prompts, sharpen it."
+
+
+def agreement_words(ceiling: Ceiling | None, *, bracketed: bool = False) -> str:
+    """How often people agree with each other, as a clause: your annotators where enough was judged twice."""
+    if ceiling is None or ceiling.value is None:
+        share = "63–77% of such pairs"
+        return (
+            f"people usually agree with each other ({share})"
+            if bracketed
+            else f"people agree with each other on {share}"
+        )
+    what = "held-out pairs" if ceiling.told_from == "held_out" else "the round's pairs"
+    share = f"{percent(ceiling.value)} of {what}, {percent(ceiling.low)} to {percent(ceiling.high)}"
+    return f"your annotators agree with each other {f'({share})' if bracketed else f'on {share}'}"
 
 
 def alarm_words(alarms: Sequence[Alarm]) -> str:

@@ -93,7 +93,7 @@ def settle(page: Page, name: str) -> None:
     page.wait_for_load_state("networkidle")
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
     if name == "runs":
-        expect(page.locator("canvas, svg.marks")).to_have_count(4, timeout=30_000)
+        expect(page.locator("canvas, svg.marks")).to_have_count(5, timeout=30_000)
     page.wait_for_timeout(1000)  # fonts and fades
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ def test_a_killed_rank_is_no_end_and_weights_that_are_split_go_on_from_where_the
     make: Callable[..., tuple[Workspace, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(AS_IF_GPUS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     alone, its_number = make("one", launcher="", count=1)
     assert carry_out_here(alone, its_number).status == RunStatus.DONE
     workspace, number = make("two", launcher=SPLIT)

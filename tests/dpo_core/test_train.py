@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from dpo_core.carry_out import carry_out_here
 from dpo_core.config import TrainingSettings, change_training
 from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError, SettingsError
-from dpo_core.loop import Step, plan_training, read_loop, return_to_comparing, start_round, start_training
+from dpo_core.loop import Step, plan_training, read_loop, retry, return_to_comparing, start_round, start_training
 from dpo_core.progress import read_metrics
 from dpo_core.train import label_chance
 from dpo_core.workspace import Workspace
@@ -28,6 +29,7 @@ from store.comparisons import record_comparison
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
 from store.errors import SnapshotError, StateError
+from store.held_out import rightness
 from store.models import Checkpoint, Decision, Pair, PairReward, Prompt, Run, RunStatus
 from store.pairs import next_pair
 from store.runs import cancel_run
@@ -88,7 +90,8 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
         checkpoint = get_checkpoint(session=session, name="round-1")
-        rewards = session.exec(select(PairReward)).all()
+        every = session.exec(select(PairReward)).all()
+        rewards = [reward for reward in every if reward.checkpoint_id == checkpoint.id]
         held_out = {
             pair.id
             for pair, prompt in session.exec(select(Pair, Prompt).where(Pair.prompt_id == Prompt.id))
@@ -104,6 +107,15 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     assert "trl==" in checkpoint.code_version
     assert checkpoint.metrics["eval"]["pairs"] == len(rewards) > 0
     assert {reward.pair_id for reward in rewards} <= held_out
+    parents = [reward for reward in every if reward not in rewards]
+    assert {reward.checkpoint_id for reward in parents} == {checkpoint.parent_id}
+    assert sorted(reward.pair_id for reward in parents) == sorted(reward.pair_id for reward in rewards)
+    right = [rightness(reward.margin) for reward in parents]
+    assert checkpoint.metrics["eval"]["accuracy_before"] == sum(right) / len(right)
+    canary = checkpoint.metrics["canary"]
+    assert (canary["text"], checkpoint.metrics["checks"]) == ("canary.txt", [])
+    assert canary["tokens"] > 3000  # of bytes, with the tiny tokenizer
+    assert canary["perplexity_after"] == pytest.approx(math.exp(canary["after"])) != canary["perplexity_before"]
     for reward in rewards:
         beta = run.settings["training"]["beta"]
         assert reward.reward_chosen == pytest.approx(beta * (reward.logps_chosen - reward.ref_logps_chosen))
@@ -114,6 +126,31 @@ def test_a_round_ends_in_a_checkpoint_that_can_say_where_it_comes_from(make_work
     decide(workspace, decision=Decision.PROMOTE, by="Rae")
     with reading(workspace.engine) as session:
         assert serving_checkpoint(session=session).name == "round-1"
+
+
+def test_a_training_is_examined_by_ones_own_text_and_checks(make_workspace: Make) -> None:
+    """A check that fails, or is no program, is on the record; a text that is not there is said before the training."""
+    look = "import sys, pathlib; print(sorted(path.name for path in pathlib.Path(sys.argv[1]).iterdir())[-1]); "
+    checks = [f"{sys.executable} -c '{look}sys.exit({code})' {{checkpoint}}" for code in (0, 1)]
+    asked = {"canary": "mine.txt", "checks": [*checks, "no-such-program"]}
+    workspace = make_workspace(evaluation=asked, training={"drift_samples": 0, "learning_rate": 0.1})
+    ready_to_train(workspace)
+    start_training(workspace, by="test")
+    failed = run_next(workspace)
+    assert failed.status == RunStatus.FAILED and "mine.txt cannot be read" in (failed.error or "")
+    assert not (workspace.folder / "checkpoints" / "round-1").exists()
+    (workspace.folder / "mine.txt").write_text("Plants take in carbon dioxide and water.")
+    retry(workspace, run_id=failed.id or 0)
+    done = run_next(workspace)
+    assert done.status == RunStatus.DONE, done.error
+    found = done.result["checks"]
+    assert [each["passed"] for each in found] == [True, False, False]
+    assert [each["said"] for each in found[:2]] == ["tokenizer_config.json"] * 2  # all is written when they run
+    assert (done.result["canary"]["text"], done.result["canary"]["tokens"]) == ("mine.txt", 39)
+    with reading(workspace.engine) as session:
+        metrics = get_checkpoint(session=session, name="round-1").metrics
+    assert (metrics["checks"], metrics["canary"]) == (found, done.result["canary"])
+    assert workspace.settings.evaluation.check_minutes == 10
 
 
 class Cut(BaseException):

@@ -406,8 +406,15 @@ def test_once_round_from_the_command_line_alone(pairloop: Pairloop, small_demo: 
     assert pairloop("rounds", "--roll-back", "base", "--json").json["serving"]["name"] == "base"
     assert "round-1 serves: rolled back to by" in pairloop("rounds", "--roll-back", "round-1").out
     assert pairloop("status", "--json").json["state"]["checkpoint"]["name"] == "round-1"
-    judged = pairloop("evaluate", "round-1", "--json").json["run"]
-    assert judged["result"]["pairs"] == trained.json["run"]["result"]["eval"]["pairs"]
+    evaluated = pairloop("evaluate", "round-1", "--json").json
+    judged, made = evaluated["run"], trained.json["run"]["result"]
+    assert judged["result"]["pairs"] == made["eval"]["pairs"]
+    assert judged["result"]["canary"] == made["canary"]
+    assert evaluated["held_out"] == trained.json["held_out"] == pairloop("runs", "3", "--json").json["held_out"]
+    for when in ("before", "after"):
+        assert evaluated["held_out"]["pairs"][when]["value"] == judged["result"][f"accuracy_{when}"]
+    told = pairloop("evaluate", "base").out
+    assert "all pairs" in told and "The ceiling, 63% to 77%, is from the literature" in told
 
 
 def test_runs_wait_for_a_worker_if_asked_to_and_can_be_called_off(pairloop: Pairloop, small_demo: Path) -> None:

@@ -31,16 +31,19 @@ from dpo_core.memory_plan import MemoryPlan
 from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading
+from store.held_out import HeldOut, read_held_out
 from store.models import Run, RunKind, RunStatus
 from store.runs import get_run, list_runs
 from store.snapshots import get_snapshot
 from store.workers import live_workers
 from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import RunBar, figure, print_facts, print_json, print_table, remark, say
+from ui.judged_words import SLICES_HEAD, beside_rows, ceiling_words, slice_rows
 from ui.plan import UNKNOWN, plan_facts, plan_json, plan_line, planned_and_used
 from ui.story import SWEEP_HEAD, alarm_words, sweep_rows, warnings_first
 
 POLL_SECONDS = 0.5
+JUDGING = (RunKind.TRAIN, RunKind.EVALUATE)
 OVER = (RunStatus.DONE, RunStatus.FAILED, RunStatus.CANCELLED)
 
 
@@ -188,7 +191,7 @@ def runs(
     elif retry_it:
         see_through(opened, retry(opened, run_id=number), detach=detach, as_json=as_json)
     elif follow:
-        _report(_follow(opened, number), as_json)
+        _report(opened, _follow(opened, number), as_json)
     elif cancel_it:
         _show(opened, cancel(opened, run_id=number, by=this_person()), log=False, as_json=as_json)
     else:
@@ -226,11 +229,38 @@ def _show(workspace: Workspace, run: Run, *, log: bool, as_json: bool) -> None:
     assert run.id is not None
     folder = workspace.run_folder(run.id)
     if as_json:
-        print_json({"run": run, "folder": folder} | ({"log": _log(folder)} if log else {}))
+        print_json(
+            {"run": run, "folder": folder} | _held_out_json(workspace, run) | ({"log": _log(folder)} if log else {})
+        )
     elif log:
         print(_log(folder), end="")
     else:
-        _print_run(run)
+        _print_run(workspace, run)
+
+
+def _held_out(workspace: Workspace, run: Run) -> HeldOut | None:
+    """What a run that is done found on held-out pairs; None where it judged nothing."""
+    if run.status != RunStatus.DONE:
+        return None
+    with reading(workspace.engine) as session:
+        return read_held_out(session=session, run=run)
+
+
+def _held_out_json(workspace: Workspace, run: Run) -> dict[str, Any]:
+    return {"held_out": _held_out(workspace, run)} if run.kind in JUDGING else {}
+
+
+def _print_judged(workspace: Workspace, run: Run) -> None:
+    """Held-out accuracy in slices, its ceiling, and what stands beside it."""
+    found = _held_out(workspace, run)
+    if found is not None:
+        say("")
+        print_table([name.lower() for name in SLICES_HEAD], slice_rows(found))
+        say(ceiling_words(found.ceiling))
+    rows = beside_rows(run.result)
+    if rows:
+        say("")
+        print_table(("beside the accuracy", "", ""), rows)
 
 
 def _log(folder: Path) -> str:
@@ -238,7 +268,7 @@ def _log(folder: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _print_run(run: Run) -> None:
+def _print_run(workspace: Workspace, run: Run) -> None:
     asked_to_stop = " (asked to stop)" if run.cancel_requested and run.status not in OVER else ""
     told = {
         "How far": "" if run.status == RunStatus.DONE else _how_far(run),
@@ -253,6 +283,8 @@ def _print_run(run: Run) -> None:
     )
     if "sweep" in run.result:
         print_table(SWEEP_HEAD, sweep_rows(run.result["sweep"]))
+    if run.status == RunStatus.DONE:
+        _print_judged(workspace, run)
     for alarm in warnings_first(run_alarms(run)):
         say(f"\n{alarm.level.capitalize()}: {alarm.whole_text}")
 
@@ -272,14 +304,14 @@ def see_through(workspace: Workspace, run: Run, *, detach: bool, as_json: bool) 
     """Wait for a run that was queued, or carry it out here if nobody else will."""
     assert run.id is not None
     if detach:
-        _report(run, as_json)
+        _report(workspace, run, as_json)
         return
     with reading(workspace.engine) as session:
         somebody_works = bool(live_workers(session=session))
     ended = _follow(workspace, run.id) if somebody_works else _carry_out(workspace, run.id)
     if ended.kind == RunKind.TRAIN and ended.status == RunStatus.DONE and not somebody_works:
         _write_duels(workspace)
-    _report(ended, as_json)
+    _report(workspace, ended, as_json)
 
 
 def _write_duels(workspace: Workspace) -> None:
@@ -331,16 +363,18 @@ def _follow(workspace: Workspace, number: int) -> Run:
         raise
 
 
-def _report(run: Run, as_json: bool) -> None:
+def _report(workspace: Workspace, run: Run, as_json: bool) -> None:
     """Say what became of a run. Raises RunError where it failed, RunCancelled where it was cancelled."""
     if as_json:
-        print_json({"run": run})
+        print_json({"run": run} | _held_out_json(workspace, run))
     if run.status == RunStatus.FAILED:
         raise RunError(f"Run {run.id} ({run.kind}) failed. {run.error}\nTry again: `pairloop runs {run.id} --retry`.")
     if run.status == RunStatus.CANCELLED:
         raise RunCancelled(f"Run {run.id} ({run.kind}) was cancelled. Go on: `pairloop runs {run.id} --retry`.")
     if not as_json:
         say(_outcome(run))
+    if not as_json and run.kind == RunKind.EVALUATE:
+        _print_judged(workspace, run)
 
 
 def _outcome(run: Run) -> str:

@@ -37,9 +37,10 @@ from store.workers import live_workers
 from ui import components as show
 from ui import story
 from ui.gate_panel import draw_gate
+from ui.judgement import judgement
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
-from ui.rounds_table import evaluation_of, history
+from ui.rounds_table import history
 from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
 
 MORE_PAIRS = 10
@@ -128,7 +129,7 @@ def details(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
         duels_and_gate(workspace, state)
-        judgement(evaluation_of(stories[-1]))
+        judgement(workspace, stories[-1].result)
         alarms_line(stories[-1])
 
 
@@ -147,23 +148,6 @@ def after_the_cut(workspace: Workspace, state: LoopState) -> None:
     words = story.late_words(state, they_count=late_ones_count(workspace))
     if words:
         st.caption(words)
-
-
-def judgement(evaluation: dict[str, Any]) -> None:
-    """Held-out accuracy before and after, and how much to trust it."""
-    if evaluation.get("pairs"):
-        before, after, pairs = st.columns(3)
-        before.metric(
-            "Held-out accuracy before",
-            story.percent(evaluation.get("accuracy_before")),
-            help="How often a checkpoint's implicit reward, taken against the base model, agrees with the annotators. "
-            "The base itself rewards nothing: it counts as a coin toss, 50%.",
-        )
-        change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
-        moved = f"{100 * change:+.0f} points" if round(100 * change) else None  # no arrow where nothing moved
-        after.metric("Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), moved)
-        pairs.metric("Judged on held-out pairs", evaluation["pairs"])
-    show.paragraph(story.trust_words(evaluation))
 
 
 def alarms_line(entry: RoundStory) -> None:

@@ -17,6 +17,7 @@ from store.workers import live_workers
 from ui import components as show
 from ui import story
 from ui.charts import sweep_chart, training_charts, training_phases
+from ui.judgement import held_out_of_run
 from ui.model_text import message_markdown
 from ui.plan import planned_and_used
 from ui.state import act, errors_in_words, log_tail, my_name, research_workspace, show_messages
@@ -106,6 +107,7 @@ def report(workspace: Workspace, run: Run, workers: list[Worker]) -> None:
         show.run_progress(run)
     if run.status == RunStatus.DONE:
         outcome(run)
+        held_out_of_run(workspace, run)
     else:
         latest_figures(run)
     show.alarms(run_alarms(run))
