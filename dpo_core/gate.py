@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from dpo_core.alarms import recorded_alarms
+from dpo_core.alarms import is_beyond, recorded_alarms
 from dpo_core.config import GateSettings
 from dpo_core.duels import Match, read_matches
 from dpo_core.workspace import Workspace
@@ -117,7 +117,7 @@ def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
         found = [alarm.title for alarm in recorded_alarms(metrics) if alarm.level == "warning"]
         yield Condition("No alarm", not found, ", ".join(found) or "none")
     canary = metrics.get("canary")
-    if asked.canary and canary:
+    if asked.canary and canary and not is_beyond(canary):
         rise = canary["perplexity_after"] / canary["perplexity_before"] - 1
         told = f"perplexity {canary['perplexity_before']:.1f} → {canary['perplexity_after']:.1f} ({100 * rise:+.0f}%)"
         yield Condition(f"Canary text at most {100 * asked.canary:.0f}% harder", rise <= asked.canary, told)

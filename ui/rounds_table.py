@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
+from sqlmodel import Session
 
 from dpo_core.deciding import roll_back
+from dpo_core.duels import read_match
 from dpo_core.loop import RoundStory
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import list_decisions, served_before, serving_checkpoint
+from store.models import Checkpoint
 from store.snapshots import trained_words
 from ui import components as show
 from ui import story
@@ -22,6 +25,7 @@ HEAD = (
     "Trained on",
     "Held-out accuracy",
     "Decision",
+    "Won of blind duels",
     "Written by",
     "Comparisons",
     "Preferences",
@@ -36,10 +40,11 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
     if not stories:
         return
     st.subheader("Rounds", anchor=False)
-    show.table(HEAD, [history_row(entry) for entry in reversed(stories)])
     with reading(workspace.engine) as session:
+        won = {entry.round.number: _won(session, workspace, entry) for entry in stories}
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
         before = [entry.name for entry in served_before(session=session)]
+    show.table(HEAD, [history_row(entry, won[entry.round.number]) for entry in reversed(stories)])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
         if before:
@@ -58,7 +63,18 @@ def roll_back_control(workspace: Workspace, before: list[str]) -> None:
         st.button(f"Let {name} serve", on_click=act, args=(roll_back, workspace), kwargs=given)
 
 
-def history_row(entry: RoundStory) -> tuple[object, ...]:
+def _won(session: Session, workspace: Workspace, entry: RoundStory) -> str:
+    """How often the round's new checkpoint won against its parent, blind."""
+    if entry.result is None or entry.result.parent_id is None:
+        return "–"
+    parent = session.get_one(Checkpoint, entry.result.parent_id)
+    found = read_match(session, entry.result, parent, alpha=workspace.settings.duels.alpha).win_rate
+    if found.rate is None:
+        return "–"
+    return f"{story.percent(found.rate)} ({story.percent(found.interval[0])} to {story.percent(found.interval[1])})"
+
+
+def history_row(entry: RoundStory, won: str) -> tuple[object, ...]:
     """One round as a line of the table."""
     said = entry.comparisons
     decided = {
@@ -70,6 +86,7 @@ def history_row(entry: RoundStory) -> tuple[object, ...]:
         trained_words(entry.snapshot.manifest) if entry.snapshot else "–",
         story.accuracy_line(evaluation_of(entry)),
         decided.get(entry.round.decision or "", entry.round.status),
+        won,
         entry.checkpoint.name,
         story.made_words(entry),
         said["a"] + said["b"],

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from dpo_core.config import GateSettings, ModelSettings, RoundSettings, Settings
 from dpo_core.deciding import decide
@@ -19,8 +19,9 @@ from store.annotators import get_or_add_annotator
 from store.checkpoints import add_checkpoint
 from store.comparisons import Choice, record_comparison
 from store.database import writing
-from store.models import Completion, Decision, Round, RoundStatus, Run
-from store.pairs import NewCompletion, add_completion, add_pair, next_pair
+from store.duels import add_duels
+from store.models import Completion, Decision, Pair, Purpose, Round, RoundStatus, Run
+from store.pairs import NewCompletion, add_completion, add_pair, next_pair, shown_pair
 from store.rounds import latest_round, set_round_status
 from store.runs import claim_run, finish_run, get_run, report_progress
 from store.slates import add_slate
@@ -232,3 +233,30 @@ def finish_training(workspace: Workspace, run_id: int, before: float = 0.5, afte
 def promote(workspace: Workspace) -> None:
     """Close the open round in favour of its new checkpoint."""
     decide(workspace, decision=Decision.PROMOTE, by="lea")
+
+
+def duel(workspace: Workspace, *, won: int, lost: int, left_open: int = 0) -> None:
+    """Duels of the open round's new checkpoint with its parent: so many judged by "lea", and some still to judge."""
+    with writing(workspace.engine) as session:
+        current = latest_round(session=session)
+        assert current is not None and current.id is not None and current.result_checkpoint_id is not None
+        both = []
+        for number in range(won + lost + left_open):
+            prompt = add_prompt(session, f"Held out {number}?", held_out_share=1)
+            texts = (
+                (f"A new answer to {number}.", current.result_checkpoint_id),
+                ("An old one.", current.checkpoint_id),
+            )
+            both.append(tuple(_text(session, prompt.id or 0, text, writer) for text, writer in texts))
+        add_duels(session=session, round_id=current.id, duels=both, seed=0)
+        lea = get_or_add_annotator(session=session, name="lea").id or 0
+        added = session.exec(select(Pair).where(Pair.purpose == Purpose.DUEL).order_by(col(Pair.id))).all()
+        for place, pair in enumerate(added[: won + lost]):
+            shown = shown_pair(session=session, pair_id=pair.id or 0, annotator_id=lea)
+            choice = Choice.LEFT if (shown.left_side == "a") == (place < won) else Choice.RIGHT
+            record_comparison(session=session, pair_id=pair.id or 0, annotator_id=lea, choice=choice)
+
+
+def _text(session: Session, prompt_id: int, text: str, checkpoint_id: int) -> Completion:
+    new = NewCompletion(text=text)
+    return add_completion(session=session, prompt_id=prompt_id, new=new, checkpoint_id=checkpoint_id)

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from ui.verdicts import DWELL_SECONDS
 
 TRAINING = 240_000  # ms; training and evaluating on a machine with other things to do
 COMPARED = 12
+ROUND_2 = "pair JOIN round ON round.id = round_id WHERE round.number = 2"
+WRITERS = (
+    "SELECT DISTINCT checkpoint.name FROM checkpoint JOIN completion ON completion.checkpoint_id = checkpoint.id "
+    "JOIN pair ON completion.id IN (completion_a_id, completion_b_id) JOIN round ON round.id = round_id "
+    "WHERE round.number = 2 AND purpose = 'train'"
+)
 
 
 @pytest.fixture
@@ -53,6 +60,12 @@ def compare_by_keyboard(page: Page, keys: str, done: int = 0) -> None:
         expect(page.get_by_text(f"{number} of 40")).to_be_visible()
 
 
+def answer(page: Page) -> None:
+    """Say that the left one is better, of whatever is asked."""
+    page.wait_for_timeout(1000 * DWELL_SECONDS + 100)
+    page.keyboard.press("ArrowLeft")
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not packaged("demo/model").is_dir(), reason="the demo model is not here")
 def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, demo: str, tmp_path: Path) -> None:
@@ -63,27 +76,32 @@ def test_compare_train_and_compare_what_the_new_checkpoint_writes(page: Page, de
     said = query(folder, "SELECT verdict FROM comparison WHERE superseded_at IS NULL")
     assert len(said) == COMPARED and {verdict for (verdict,) in said} <= {"a", "b"}
 
-    page.get_by_role("link", name="Loop").click()
+    page.get_by_role("link", name="Loop", exact=True).click()
     page.get_by_role("button", name=f"Train early, on {COMPARED} comparisons").click()
     page.get_by_role("button", name="Watch the run").click()
     expect(page.get_by_role("heading", name="Train · run 2")).to_be_visible()
     page.get_by_role("link", name="Label").click()
     compare_by_keyboard(page, "l", done=COMPARED)  # while the run trains
 
-    page.get_by_role("link", name="Loop").click()
-    start = page.get_by_role("button", name=re.compile("and start round 2")).filter(has_text="Promote round-1")
-    expect(start).to_be_visible(timeout=TRAINING)
-    start.click()
+    page.get_by_role("link", name="Loop", exact=True).click()
+    expect(page.get_by_text("round-1 against base, blind")).to_be_visible(timeout=TRAINING)
+    expect(page.get_by_text("Better than base in blind duels")).to_be_visible()
+    page.get_by_role("button", name="Compare").click()  # the duels are among what is left of the round
+    expect(page.get_by_role("region", name="Right", exact=True)).to_be_visible()
+    answer(page)
+    expect(page.get_by_text(re.compile(r"14 of \d\d"))).to_be_visible()
+    page.get_by_role("link", name="Loop", exact=True).click()
+    page.get_by_role("button", name="More decisions").click()
+    page.get_by_role("button", name="Promote round-1 and start round 2 all the same").click()
     expect(page.get_by_role("heading", name=re.compile("Round 2"))).to_be_visible()
     page.get_by_role("link", name="Label").click()
-    expect(page.get_by_text("0 of 40")).to_be_visible(timeout=90_000)
     expect(page.get_by_role("region", name="Left", exact=True)).to_be_visible(timeout=90_000)
-    compare_by_keyboard(page, "lr")
+    expect(page.get_by_text(re.compile(r"0 of \d\d"))).to_be_visible()
+    answer(page)
+    expect(page.get_by_text(re.compile(r"1 of \d\d"))).to_be_visible()
 
-    writers = query(
-        folder,
-        "SELECT DISTINCT checkpoint.name FROM comparison JOIN pair ON pair.id = pair_id "
-        "JOIN round ON round.id = round_id JOIN completion ON completion.id IN (completion_a_id, completion_b_id) "
-        "JOIN checkpoint ON checkpoint.id = completion.checkpoint_id WHERE round.number = 2",
-    )
+    assert query(folder, f"SELECT count(*) FROM {ROUND_2} AND purpose = 'duel'") != [(0,)], "they went along"
+    deadline = time.monotonic() + 90
+    while not (writers := query(folder, WRITERS)) and time.monotonic() < deadline:
+        page.wait_for_timeout(300)
     assert writers == [("round-1",)]

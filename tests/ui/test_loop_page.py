@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.config import FILE_NAME
+from dpo_core.editing_settings import change_section
 from dpo_core.loop import LoopState, Step, cancel, read_loop
-from dpo_core.workspace import Workspace
+from dpo_core.workspace import Workspace, open_workspace
 from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.importing import import_preferences
-from store.models import Checkpoint
+from store.models import Checkpoint, Pair
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
@@ -237,13 +239,66 @@ def test_what_came_in_since_is_used_if_a_failed_training_is_given_up(compared: W
     assert "If this training is given up, the one begun in its place uses it all." in page
 
 
+@pytest.fixture
+def gated(compared: Workspace) -> Workspace:
+    """A trained round, whose checkpoint must show in duels that it is better."""
+    change_section(compared, "gate", {"win_rate": "better"})
+    seeding.train(compared, steps=4, of=4)
+    return open_workspace(compared.folder)
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "left_open", "first", "told"),
+    [
+        (0, 0, 8, "Compare", "8 duels, none of them decided yet"),
+        (7, 5, 8, "Compare", "won 58% of 12 decided duels"),
+        (20, 1, 0, "Promote round-1 and start round 2", "People prefer round-1."),
+        (1, 20, 0, "Keep base and start round 2", "People prefer base."),
+    ],
+)
+def test_people_decide_blind(
+    gated: Workspace, open_app: OpenApp, won: int, lost: int, left_open: int, first: str, told: str
+) -> None:
+    with writing(gated.engine) as session:
+        session.execute(sa.update(Pair).values(open_slots=0))
+    seeding.duel(gated, won=won, lost=lost, left_open=left_open)
+    app = open_app("loop")
+    assert primary(app) == [first]
+    assert told in words(app) and "Better than base in blind duels" in words(app)
+    assert ("Promote round-1 and start round 2 all the same" in labels(app)) == (won != 20)
+
+
+def test_undecided_more_duels_are_the_next_step(gated: Workspace, open_app: OpenApp) -> None:
+    with writing(gated.engine) as session:
+        session.execute(sa.update(Pair).values(open_slots=0))
+    seeding.duel(gated, won=14, lost=8)
+    app = open_app("loop")
+    [more] = primary(app)
+    assert more.startswith("Write ") and more.endswith("0 more duels")
+    button(app, more).click().run()
+    with reading(gated.engine) as session:
+        [run] = [run for run in list_runs(session=session) if run.kind == "duel"]
+    assert len(run.settings["against"]["base"]) == 22, "as many as there are held-out prompts"
+    assert primary(app) == ["Watch the run"]
+
+
+def test_what_is_promoted_against_the_gate_is_said_and_rolled_back(gated: Workspace, open_app: OpenApp) -> None:
+    seeding.duel(gated, won=3, lost=3)
+    app = open_app("loop")
+    button(app, "Promote round-1 and start round 2 all the same").click().run()
+    assert "round-1 serves: promoted by me" in words(app) and "against the gate" in words(app)
+    button(app, "Let base serve").click().run()
+    assert "base serves: rolled back to by me" in words(app)
+    assert "Round 2: base is writing pairs" in words(app), "the open round goes on with it"
+
+
 def test_what_happened_before_stays_in_sight(compared: Workspace, open_app: OpenApp) -> None:
     seeding.train(compared, steps=4, of=4)
     seeding.promote(compared)
     seeding.open_round(compared, seeding.plain_exchanges(20)[12:])
     page = words(open_app("loop"))
     assert HEAD[:4] == ("Round", "Trained on", "Held-out accuracy", "Decision")  # in sight on a phone, too
-    assert "<tr><td>1</td><td>10 pairs</td><td>50% → 67% (n=34)</td><td>promoted round-1</td><td>base</td>" in page
+    assert "<tr><td>1</td><td>10 pairs</td><td>50% → 67% (n=34)</td><td>promoted round-1</td><td>–</td>" in page
     for told in ("base", "10 of 4", "50% → 67% (n=34)", "promoted round-1", "round-1"):
         assert told in page
 

@@ -275,6 +275,11 @@ def target_reached(workspace: Workspace, desk: Desk) -> None:
         return
     if state.step == Step.TRAIN:
         to_the_loop("**The round has what it asked for.** You can train now, or go on comparing.", "Train")
+    elif state.step == Step.DECIDE and state.pairs.get("duels", 0) > state.comparisons.get("duels", 0):
+        st.caption(
+            f"Round {state.round.number} is trained. Among what is asked now are blind duels: they tell whether its "
+            "new checkpoint is better. The Loop page says how it stands."
+        )
     elif state.step == Step.DECIDE:
         to_the_loop(f"**Round {state.round.number} is trained.** Next: decide.", "Decide")
         st.caption(story.fate_words(late_ones_count(workspace)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import streamlit as st
@@ -320,14 +321,22 @@ def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundSt
 
 def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
     """The gate waits for more to be known: what there is to do about it."""
-    if gate.open_duels or state.open_run is not None:
-        go("Compare", story.LABEL_PAGE, primary=bool(gate.open_duels))
+    there_are_some = bool(state.pairs.get("open"))
+    if there_are_some:
+        go("Compare", story.LABEL_PAGE, primary=True)
     if state.open_run is not None:
-        go("Watch the run", story.RUNS_PAGE)
+        go("Watch the run", story.RUNS_PAGE, primary=not there_are_some)
     elif state.run is not None and state.run.status != RunStatus.DONE:
-        button("Write the duels again", retry, workspace, run_id=state.run.id, primary=True)
+        button("Write the duels again", retry, workspace, run_id=state.run.id, primary=not there_are_some)
     elif not gate.open_duels:
-        button(f"Write {MORE_PAIRS} more duels", more_duels, workspace, pairs=MORE_PAIRS, by=my_name(), primary=True)
+        more = duels_to_write(gate)
+        button(f"Write {more} more duels", more_duels, workspace, pairs=more, by=my_name(), primary=True)
+
+
+def duels_to_write(gate: Gate) -> int:
+    """About as many as it will take, by tens: not so many that the next look at the figures is far away."""
+    forecast = gate.matches[0].win_rate.duels_more if gate.matches else None
+    return min(60, max(20, 10 * ceil((forecast or 0) / 10)))
 
 
 def more_decisions(workspace: Workspace, gate: Gate, label: str) -> None:
