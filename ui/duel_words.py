@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dpo_core.duels import Match
 from dpo_core.gate import Gate
 from store.decision_tables import DecisionRecord
+from store.intervals import Estimate
 from store.models import Checkpoint, Decision
 from store.win_rate import DuelVerdict
 from store.wording import counted
 from ui.story import percent
 
+STRENGTHS = ("Checkpoint", "Points over the base", "95% interval", "Duels")
 SIGNS = {True: "✓", False: "✗", None: "…"}
 
 
@@ -55,3 +57,12 @@ def serving_words(serving: Checkpoint, decisions: Sequence[DecisionRecord]) -> s
 def gate_table(gate: Gate) -> list[tuple[str, str, str]]:
     """The conditions as lines: sign, name, what there is."""
     return [(SIGNS[each.met], each.name, each.found) for each in gate.conditions]
+
+
+def strength_rows(points: dict[str, Estimate]) -> list[tuple[str, str, str, int]]:
+    """A line for each checkpoint whose strength can be told, the strongest first, as STRENGTHS has it."""
+    known = [(name, entry) for name, entry in points.items() if entry.value is not None and entry.interval is not None]
+    return [
+        (name, f"{entry.value or 0:+.0f}", "{:+.0f} to {:+.0f}".format(*(entry.interval or (0, 0))), entry.count)
+        for name, entry in sorted(known, key=lambda item: -(item[1].value or 0))
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -13,11 +14,12 @@ from dpo_core.loop import RoundStory
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import list_decisions, served_before, serving_checkpoint
+from store.intervals import Estimate
 from store.models import Checkpoint
 from store.snapshots import trained_words
 from ui import components as show
 from ui import story
-from ui.duel_words import serving_words
+from ui.duel_words import STRENGTHS, serving_words, strength_rows
 from ui.state import act, my_name
 
 HEAD = (
@@ -45,10 +47,33 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
         before = [entry.name for entry in served_before(session=session)]
     show.table(HEAD, [history_row(entry, won[entry.round.number]) for entry in reversed(stories)])
+    strengths(workspace, sum(entry.comparisons["duels"] for entry in stories))
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
         if before:
             roll_back_control(workspace, before)
+
+
+def strengths(workspace: Workspace, judged: int) -> None:
+    """All checkpoints that ever met in duels on one scale, once there is more than one match to tell of."""
+    if not judged:
+        return
+    found = _standings(str(workspace.folder), judged, workspace)
+    if len(found) > 2:
+        with st.expander("How strong each checkpoint is, told from all duels"):
+            show.table(STRENGTHS, strength_rows(found), "Points as in chess: 100 more means winning 64% of the duels.")
+
+
+def _read_standings(folder: str, judged: int, _workspace: Workspace) -> dict[str, Estimate]:
+    from dpo_core.standings import read_standings  # evalica takes a second to load
+
+    with reading(_workspace.engine) as session:
+        return read_standings(session)
+
+
+_standings: Callable[[str, int, Workspace], dict[str, Estimate]] = st.cache_data(
+    _read_standings, ttl=60, show_spinner=False
+)
 
 
 def roll_back_control(workspace: Workspace, before: list[str]) -> None:

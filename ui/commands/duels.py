@@ -12,11 +12,10 @@ from dpo_core.gate import match_words
 from dpo_core.standings import read_standings
 from dpo_core.workspace import open_workspace
 from store.database import reading
-from store.intervals import Estimate
 from ui.commands.options import HERE, DetachOption, JsonOption, WorkspaceOption, this_person
 from ui.commands.printing import print_json, print_table, say
 from ui.commands.runs import see_through
-from ui.duel_words import gate_table, verdict_words
+from ui.duel_words import STRENGTHS, gate_table, strength_rows, verdict_words
 
 COLUMNS = ("checkpoint", "against", "in blind duels", "verdict")
 
@@ -50,18 +49,10 @@ def duels(
         say("No duel was judged yet. They are written after a training, and asked on the Label page.")
     else:
         print_table(COLUMNS, [_row(match) for match in matches])
-        print_table(("checkpoint", "points over the base", "95% interval", "duels"), _points(points))
+        print_table(tuple(map(str.lower, STRENGTHS)), strength_rows(points))
     if gate is not None:
         print_table(("", f"{gate.checkpoint}: what promotion asks", "what there is"), gate_table(gate))
 
 
 def _row(match: Match) -> tuple[str, str, str, str]:
     return match.checkpoint, match.against, match_words(match), verdict_words(match)
-
-
-def _points(points: dict[str, Estimate]) -> list[tuple[str, str, str, int]]:
-    known = [(name, entry) for name, entry in points.items() if entry.value is not None and entry.interval is not None]
-    return [
-        (name, f"{entry.value or 0:+.0f}", "{:+.0f} to {:+.0f}".format(*(entry.interval or (0, 0))), entry.count)
-        for name, entry in sorted(known, key=lambda item: -(item[1].value or 0))
-    ]
