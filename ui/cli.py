@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "evaluate": ("The loop", "runs", "evaluate", "Judge a checkpoint on held-out comparisons."),
     "duels": ("The loop", "duels", "duels", "What people said of checkpoints in blind duels; write more."),
     "rounds": ("The loop", "rounds", "rounds", "What happened in each round; promote, keep or roll back."),
+    "report": ("The loop", "report", "report", "Write what was done and what came of it as one HTML file."),
     "runs": ("The loop", "runs", "runs", "Background runs: list, show, follow, log, cancel, retry."),
     "invite": ("People", "people", "invite", "Print a link that lets somebody in, once."),
     "annotators": ("People", "people", "annotators", "Who compared and who may; leaving somebody out."),

@@ -20,6 +20,7 @@ from store.snapshots import trained_words
 from ui import components as show
 from ui import story
 from ui.duel_words import STRENGTHS, serving_words, strength_rows
+from ui.report import write_report
 from ui.state import act, my_name
 
 HEAD = (
@@ -52,6 +53,15 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
         st.caption(serving_words(serving, decisions), width="content")
         if before:
             roll_back_control(workspace, before)
+        st.download_button(
+            "Report",
+            data=lambda: write_report(workspace).encode(),
+            file_name=f"{workspace.folder.name}-report.html",
+            mime="text/html",
+            type="tertiary",
+            icon=":material/summarize:",
+            help="What was done and what came of it, as one HTML file.",
+        )
 
 
 def strengths(workspace: Workspace, judged: int) -> None:
