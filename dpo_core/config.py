@@ -269,6 +269,16 @@ class EvaluationSettings(Section):
         return commands
 
 
+class AutomaticSettings(Section):
+    """Rounds that go on by themselves: the worker starts, trains and decides as soon as people have said enough."""
+
+    on: bool = Field(False, description="The Loop page has a switch for it; what it does next is said there.")
+    until_round: int = Field(0, ge=0, description="The last round that it starts; 0: it goes on.")
+    most_duels: int = Field(
+        100, ge=1, description="Duels after which a checkpoint that is not shown to be better is kept back."
+    )
+
+
 class WorkerSettings(Section):
     """The process that carries out runs."""
 
@@ -316,6 +326,7 @@ class Settings(Section):
     sampling: SamplingSettings = SamplingSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    automatic: AutomaticSettings = AutomaticSettings()
     worker: WorkerSettings = WorkerSettings()
     server: ServerSettings = ServerSettings()
     team: TeamSettings = TeamSettings()

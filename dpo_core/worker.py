@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from dpo_core import ranks
+from dpo_core.automatic import Pilot
 from dpo_core.carry_out import LOG_FORMAT, die_with_parent, first_words, lease_of, thread_count
 from dpo_core.errors import CoreError, RunError
 from dpo_core.progress import note_in_log
@@ -57,9 +58,10 @@ def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> 
     """
     presence = _Presence(workspace)
     had: list[int] = []
+    pilot = Pilot()
     try:
         while not stop.is_set():
-            found = _next(workspace, presence, stop, had)
+            found = _next(workspace, presence, stop, had) or pilot.look(workspace)
             if once and not found:
                 break
     finally:

@@ -43,6 +43,12 @@ class Workspace:
         vars(theirs)["engine"] = on_behalf_of(self.engine, annotator_id)  # where cached_property keeps it
         return theirs
 
+    def with_settings(self, settings: Settings) -> Workspace:
+        """This workspace, on the same connections, with what its file says by now."""
+        fresh = Workspace(self.folder, settings)
+        vars(fresh)["engine"] = self.engine
+        return fresh
+
     def run_folder(self, run_id: int) -> Path:
         """Where a run keeps its log, its metrics and what it resumes from."""
         return self.folder / "runs" / f"{run_id}"

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from streamlit.testing.v1 import AppTest
 
-from dpo_core.config import FILE_NAME
+from dpo_core.config import FILE_NAME, load_settings
 from dpo_core.editing_settings import change_section
 from dpo_core.loop import LoopState, Step, cancel, read_loop
 from dpo_core.workspace import Workspace, open_workspace
@@ -290,6 +290,19 @@ def test_what_is_promoted_against_the_gate_is_said_and_rolled_back(gated: Worksp
     button(app, "Let base serve").click().run()
     assert "base serves: rolled back to by me" in words(app)
     assert "Round 2: base is writing pairs" in words(app), "the open round goes on with it"
+
+
+def test_automatic_rounds_say_what_comes_next_and_can_be_switched_off(compared: Workspace, open_app: OpenApp) -> None:
+    app = open_app("loop")
+    [switch] = app.toggle
+    assert (switch.label, switch.value) == ("Automatic rounds", False)
+    switch.set_value(True).run()
+    assert load_settings(compared.folder / FILE_NAME).automatic.on
+    assert "Next: Every comparison is made: training starts." in words(app)
+    [switch] = app.toggle
+    switch.set_value(False).run()
+    assert not load_settings(compared.folder / FILE_NAME).automatic.on
+    assert "Next: Every" not in words(app)
 
 
 def test_what_happened_before_stays_in_sight(compared: Workspace, open_app: OpenApp) -> None:

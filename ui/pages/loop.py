@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 from typing import Any
 
 import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
+from dpo_core.automatic import duels_to_write
 from dpo_core.deciding import decide, gate_to_pass, go_on, pick_candidate
 from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
@@ -37,6 +37,7 @@ from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
 from ui import story
+from ui.automatic_control import automatic_control
 from ui.gate_panel import draw_gate
 from ui.judgement import judgement
 from ui.model_text import message_markdown
@@ -63,6 +64,7 @@ def main() -> None:
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
             actions(workspace, state, stories)
+    automatic_control(workspace)
     history(workspace, stories)
 
 
@@ -331,12 +333,6 @@ def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
     elif not gate.open_duels:
         more = duels_to_write(gate)
         button(f"Write {more} more duels", more_duels, workspace, pairs=more, by=my_name(), primary=True)
-
-
-def duels_to_write(gate: Gate) -> int:
-    """About as many as it will take, by tens: not so many that the next look at the figures is far away."""
-    forecast = gate.matches[0].win_rate.duels_more if gate.matches else None
-    return min(60, max(20, 10 * ceil((forecast or 0) / 10)))
 
 
 def more_decisions(workspace: Workspace, gate: Gate, label: str) -> None:
