@@ -20,7 +20,6 @@ from store.snapshots import trained_words
 from ui import components as show
 from ui import story
 from ui.duel_words import STRENGTHS, serving_words, strength_rows
-from ui.report import write_report
 from ui.state import act, my_name
 
 HEAD = (
@@ -55,13 +54,19 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
             roll_back_control(workspace, before)
         st.download_button(
             "Report",
-            data=lambda: write_report(workspace).encode(),
+            data=lambda: _report(workspace),
             file_name=f"{workspace.folder.name}-report.html",
             mime="text/html",
             type="tertiary",
             icon=":material/summarize:",
             help="What was done and what came of it, as one HTML file.",
         )
+
+
+def _report(workspace: Workspace) -> bytes:
+    from ui.report import write_report  # with evalica, which takes a second to load
+
+    return write_report(workspace).encode()
 
 
 def strengths(workspace: Workspace, judged: int) -> None:
