@@ -50,6 +50,8 @@ def _pair(session: Session, prompt_id: int, purpose: Purpose, texts: tuple[str, 
         purpose=Purpose.REPEAT,
         repeats=repeats.id,
         side_seed=0,
+        wanted=0,
+        open_slots=0,
     )
     session.add(pair)
     session.flush()
