@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from store.intervals import mean_interval, share_interval, wilson
+from store.intervals import Estimate, difference_interval, mean_interval, share_interval, wilson
 
 
 @given(st.integers(1, 60), st.data())

@@ -27,7 +27,7 @@ from store.queue_tables import Hold
 from store.second_looks import queue_second_looks
 from tests.conftest import _make_round
 from tests.store.queueing import add_gold, answer, serve
-from tests.store.test_second_looks import keep_margins
+from tests.store.teams import keep_margins
 from tests.store.undoing import undo_last
 
 RULES = QueueRules(gold=0.25, repeats=0.25, repeat_after=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import select
 
 from store.adjudication import adjudicate, list_doubtful, said_about
 from store.annotators import deactivate_annotator, retract_annotator
@@ -18,14 +18,15 @@ from store.database import reading, writing
 from store.errors import PairChangedError
 from store.held_out import judging_run
 from store.measuring import _add_repeat
-from store.models import Comparison, Pair, PairReward, Round, RoundStatus, Run, RunKind
+from store.models import Comparison, Pair, Round, RoundStatus
 from store.pairs import count_pairs, left_side, pair_ahead, shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.priorities import count_queue, first_in_queue, open_pairs_about
 from store.quality import read_quality
 from store.queue_rules import QueueRules
 from store.round_work import work_done
-from store.second_looks import move_open_looks, pairs_to_examine, queue_second_looks, read_second_looks
+from store.second_looks import move_open_looks, pairs_to_examine, read_second_looks
+from tests.store import teams
 from tests.store.queueing import answer, go_through, serve
 from tests.store.undoing import undo_last
 
@@ -37,41 +38,10 @@ def choose(engine: sa.Engine, pair: Pair, person: int, verdict: str) -> Comparis
     return answer(engine, pair.id or 0, person, sided if verdict in ("a", "b") else verdict)
 
 
-def keep_margins(session: Session, margins: dict[int, float], sides: dict[int, str] | None = None) -> Run:
-    """A training that found these margins, by pair, of what was chosen: `a` where nothing else is said."""
-    base = base_checkpoint(session=session)
-    run = Run(kind=RunKind.TRAIN, status="done")
-    session.add(run)
-    session.flush()
-    nothing = dict.fromkeys(("logps_chosen", "logps_rejected", "ref_logps_chosen", "ref_logps_rejected"), 0.0)
-    rest: dict[str, Any] = nothing | {"reward_rejected": 0.0, "length_chosen": 1, "length_rejected": 1}
-    for pair, margin in margins.items():
-        named = {"pair_id": pair, "chosen_side": (sides or {}).get(pair, "a"), "split": "train"}
-        given = rest | named | {"margin": margin, "reward_chosen": margin}
-        session.add(PairReward(run_id=run.id, checkpoint_id=base.id, **given))
-    session.flush()
-    return run
-
-
-def send_back(
-    engine: sa.Engine, opened: Round, margins: dict[int, float], *, count: int = 5, sides: dict[int, str] | None = None
-) -> list[Pair]:
+def send_back(engine: sa.Engine, margins: dict[int, float], **more: Any) -> list[Pair]:
     """The second looks that come of these margins, the first one asked for first."""
     with writing(engine) as session:
-        run = keep_margins(session, margins, sides)
-        before = set(session.exec(select(Pair.id)))
-        asked = queue_second_looks(
-            session=session,
-            run_id=run.id or 0,
-            checkpoint_id=base_checkpoint(session=session).id or 0,
-            round_id=opened.id or 0,
-            count=count,
-            spread=6,
-            seed=1,
-        )
-        made = [pair for pair in session.exec(select(Pair).order_by(col(Pair.id))) if pair.id not in before]
-    assert asked == len(made)
-    return made
+        return teams.send_back(session, margins, **more)
 
 
 @pytest.fixture
@@ -93,14 +63,14 @@ def test_the_most_unlikely_come_back_and_only_those_below_zero(
     opened, pairs = judged
     numbers = ids(pairs)
     margins = dict(zip(numbers, [0.4, -0.1, -2.0, 0.0, -0.7, -0.3, 1.0, -0.05], strict=False))
-    looks = send_back(engine, opened, margins, count=3)
+    looks = send_back(engine, margins, count=3)
     assert [look.repeats for look in looks] == [numbers[2], numbers[4], numbers[5]]
     assert {look.asked_of for look in looks} == {people[0]}
     assert {(look.purpose, look.wanted, look.open_slots, look.round_id) for look in looks} == {
         ("repeat", 1, 1, opened.id)
     }
     assert {look.position for look in looks} <= {pair.position for pair in pairs[8:]}  # among what is still asked
-    more = send_back(engine, opened, margins, count=9)
+    more = send_back(engine, margins, count=9)
     assert [look.repeats for look in more] == [numbers[1], numbers[7]]  # none twice, and none that is likely
 
 
@@ -111,7 +81,7 @@ def test_where_nothing_is_asked_any_more_they_stand_among_the_duels_to_come(
     go_through(engine, opened.id, people[0], QueueRules())
     with reading(engine) as session:
         said = {each.pair_id: each.verdict for each in session.exec(select(Comparison))}
-    looks = send_back(engine, opened, dict.fromkeys(said, -1.0), sides=said)
+    looks = send_back(engine, dict.fromkeys(said, -1.0), sides=said)
     assert len(looks) == 4 and all(4 <= look.position <= 9 for look in looks)
 
 
@@ -119,7 +89,7 @@ def test_the_sides_are_swapped_and_nothing_tells_them_apart(
     engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]
 ) -> None:
     opened, pairs = judged
-    looks = {look.id: look for look in send_back(engine, opened, dict.fromkeys(ids(pairs[:3]), -1.0))}
+    looks = {look.id: look for look in send_back(engine, dict.fromkeys(ids(pairs[:3]), -1.0))}
     served = []
     for number in range(7):
         shown = serve(engine, opened.id, people[0])
@@ -142,7 +112,7 @@ def test_the_sides_are_swapped_and_nothing_tells_them_apart(
 
 def test_they_are_asked_of_nobody_else(engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]) -> None:
     opened, pairs = judged
-    send_back(engine, opened, dict.fromkeys(ids(pairs[:8]), -1.0), count=8)
+    send_back(engine, dict.fromkeys(ids(pairs[:8]), -1.0), count=8)
     with writing(engine) as session:
         shown = pair_ahead(session=session, round_id=opened.id, annotator_id=people[1], shown=0)
     assert shown is None or shown.pair_id in ids(pairs[8:])
@@ -155,7 +125,7 @@ def test_they_count_nowhere_and_are_trained_on_never(
     opened, pairs = judged
     with reading(engine) as session:
         before = count_queue(session=session, round_id=opened.id)
-    looks = send_back(engine, opened, dict.fromkeys(ids(pairs[:3]), -1.0))
+    looks = send_back(engine, dict.fromkeys(ids(pairs[:3]), -1.0))
     with reading(engine) as session:
         assert count_queue(session=session, round_id=opened.id) == before
         heads = [pair.id for pair, _ in first_in_queue(session=session, round_id=opened.id, limit=20)]
@@ -181,7 +151,7 @@ def test_somebody_else_is_asked_where_the_first_is_gone_or_was_asked_again_alrea
     choose(engine, pairs[8], ben, "a")
     with writing(engine) as session:
         deactivate_annotator(session=session, name="Ben")
-    looks = send_back(engine, opened, {pairs[0].id or 0: -2.0, pairs[8].id or 0: -1.0})
+    looks = send_back(engine, {pairs[0].id or 0: -2.0, pairs[8].id or 0: -1.0})
     assert [look.asked_of for look in looks] == [None, None]
     of_ada, of_ben = looks
     assert of_ada.id not in ids(go_through(engine, opened.id, ada, QueueRules()))  # it was she who judged it
@@ -202,7 +172,7 @@ def test_one_that_is_anybodys_gets_one_answer(
     _, ben, cleo = people
     with writing(engine) as session:
         deactivate_annotator(session=session, name="Ada")
-    (look,) = send_back(engine, opened, {pairs[0].id or 0: -1.0})
+    (look,) = send_back(engine, {pairs[0].id or 0: -1.0})
     with writing(engine) as session:
         session.get_one(Pair, look.id).position = -1
     first, second = (serve(engine, opened.id, person) for person in (ben, cleo))
@@ -224,7 +194,7 @@ def test_who_may_not_be_asked_is_not(engine: sa.Engine, judged: tuple[Round, lis
         adjudicate(session=session, pair_id=pairs[1].id or 0, annotator_id=people[0], choice="tie")
         undo_last(session=session, annotator_id=people[0], round_id=opened.id)
     margins = dict.fromkeys(ids(pairs[:8]), -1.0)
-    looks = send_back(engine, opened, margins, count=20, sides={pairs[2].id or 0: "b"})
+    looks = send_back(engine, margins, count=20, sides={pairs[2].id or 0: "b"})
     # Not what she repeated, for there is nobody else; not what was decided, nor taken back, nor what nobody said.
     assert [look.repeats for look in looks] == ids(pairs[3:7])
 
@@ -233,7 +203,7 @@ def test_those_that_nobody_answered_go_along(
     engine: sa.Engine, judged: tuple[Round, list[Pair]], make_round: Any, people: list[int]
 ) -> None:
     opened, pairs = judged
-    looks = send_back(engine, opened, dict.fromkeys(ids(pairs[:3]), -1.0))
+    looks = send_back(engine, dict.fromkeys(ids(pairs[:3]), -1.0))
     choose(engine, looks[0], people[0], "a")
     with writing(engine) as session:
         session.get_one(Round, opened.id).status = RoundStatus.DONE
@@ -248,11 +218,11 @@ def test_those_that_nobody_answered_go_along(
 
 
 def test_which_are_examined(engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]) -> None:
-    opened, pairs = judged
+    _opened, pairs = judged
     numbers = ids(pairs[:8])
     with writing(engine) as session:
         adjudicate(session=session, pair_id=numbers[0], annotator_id=people[0], choice="tie")
-    send_back(engine, opened, {numbers[1]: -1.0, numbers[2]: 1.0, numbers[3]: 1.0})
+    send_back(engine, {numbers[1]: -1.0, numbers[2]: 1.0, numbers[3]: 1.0})
 
     def examined(most: int, seed: str = "x") -> list[int]:
         with reading(engine) as session:
@@ -265,10 +235,10 @@ def test_which_are_examined(engine: sa.Engine, judged: tuple[Round, list[Pair]],
 
 
 def test_what_was_overturned(engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]) -> None:
-    opened, pairs = judged
+    _opened, pairs = judged
     numbers = ids(pairs)
-    looks = send_back(engine, opened, dict(zip(numbers, [-5.0, -4.0, -3.0, -2.0, -1.0, -0.5], strict=False)), count=6)
-    send_back(engine, opened, dict.fromkeys(numbers[:8], 1.0))  # a later training thinks otherwise: that is not shown
+    looks = send_back(engine, dict(zip(numbers, [-5.0, -4.0, -3.0, -2.0, -1.0, -0.5], strict=False)), count=6)
+    send_back(engine, dict.fromkeys(numbers[:8], 1.0))  # a later training thinks otherwise: that is not shown
     for look, verdict in zip(looks, ["a", "b", "tie", "skip", "b"], strict=False):
         choose(engine, look, people[0], verdict)  # "b" of a repeat is "a" of its original
     with reading(engine) as session:
@@ -305,7 +275,7 @@ def test_what_somebody_else_said_is_no_change_of_mind(
     opened, pairs = judged
     with writing(engine) as session:
         deactivate_annotator(session=session, name="Ada")
-    (look,) = send_back(engine, opened, {pairs[0].id or 0: -1.0})
+    (look,) = send_back(engine, {pairs[0].id or 0: -1.0})
     choose(engine, look, people[1], "a")
     with reading(engine) as session:
         found = read_second_looks(session=session)
@@ -318,8 +288,8 @@ def test_what_somebody_else_said_is_no_change_of_mind(
 
 
 def test_what_was_thought_of_training_pairs_judges_nothing(engine: sa.Engine, judged: tuple[Round, list[Pair]]) -> None:
-    opened, pairs = judged
-    send_back(engine, opened, {pairs[0].id or 0: -1.0})
+    _opened, pairs = judged
+    send_back(engine, {pairs[0].id or 0: -1.0})
     with reading(engine) as session:
         assert judging_run(session=session, checkpoint_id=base_checkpoint(session=session).id or 0) is None
 
@@ -329,7 +299,7 @@ def test_planted_flips_are_found_by_second_looks_and_do_not_bias_the_yardstick(
 ) -> None:
     """Somebody presses the wrong one in 15 of 100; a policy that knows the truth, with noise, doubts those verdicts."""
     flip, draw = 0.15, Random(5)
-    opened, pairs = make_round(engine, pairs=400)
+    _opened, pairs = make_round(engine, pairs=400)
     ada, wrong = people[0], {}
 
     def judge_pair(pair: Pair, truth: str) -> bool:
@@ -350,7 +320,7 @@ def test_planted_flips_are_found_by_second_looks_and_do_not_bias_the_yardstick(
         before = read_quality(session=session).habits.consistency
     margins = {pair.id or 0: draw.gauss(-1 if wrong[pair.id] else 1, 1) for pair in pairs}
     sides = {pair.id or 0: "b" if wrong[pair.id] else "a" for pair in pairs}
-    looks = send_back(engine, opened, margins, count=40, sides=sides)
+    looks = send_back(engine, margins, count=40, sides=sides)
     assert len(looks) == 40
     for look in looks:
         judge_pair(look, "b")
