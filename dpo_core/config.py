@@ -93,6 +93,11 @@ class QueueSettings(Section):
         0.0, ge=0, le=0.5, description="Share of pairs that the same person judged before, sides swapped."
     )
     repeat_after: int = Field(20, ge=1, description="Pairs that somebody judges before one of theirs is repeated.")
+    second_looks: int = Field(
+        0,
+        ge=0,
+        description="Comparisons asked again, blind, after a training: those its checkpoint finds most unlikely.",
+    )
     calibration: int = Field(0, ge=0, description="Gold pairs shown to newcomers first, with the answer and its note.")
     daily_quota: int = Field(
         0, ge=0, description="Comparisons (or rankings) for one annotator in a day (UTC); 0: any number."

@@ -42,6 +42,7 @@ from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
+from store.second_looks import move_open_looks
 from store.snapshots import cut_snapshot, rows_to_train_on
 
 log = logging.getLogger("pairloop")
@@ -198,6 +199,7 @@ def start_round_in(session: Session, workspace: Workspace, by: str, comparisons:
     _queue_sampling(session, workspace, opened, checkpoint, places, by)
     seed = workspace.settings.sampling.seed + opened.number
     move_open_duels(session=session, round_id=opened.id, checkpoint_id=checkpoint.id, places=places, seed=seed)
+    move_open_looks(session=session, round_id=opened.id, places=places, seed=seed)
     return opened
 
 

@@ -71,11 +71,12 @@ def comparisons_wanted(run_settings: dict[str, Any], completions: Sequence[Compl
 def meter_figures(settings: Settings, target: int, work: WorkDone) -> tuple[int, int]:
     """How far the round is for whoever compares: comparisons made, and asked for.
 
-    Where gold pairs or repeats are mixed in, those are counted in both: a count that stood still after a verdict would
-    tell which they are. How many there will be is only expected, so a round that has what it asked for is full.
+    Where gold pairs, repeats or second looks are mixed in, those are counted in both: a count that stood still after a
+    verdict would tell which they are. How many there will be is only expected, so a round that has what it asked for is
+    full.
     """
     queue, done = settings.queue, work.judged
-    if not queue.gold and not queue.repeats:
+    if not queue.gold and not queue.repeats and not queue.second_looks:
         return done, target
     made, expected = done + work.measured, round(target / (1 - queue.gold - queue.repeats))
     return made, made if done >= target else max(expected, made + 1)

@@ -40,6 +40,7 @@ from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_policy, load_tokenizer
 from dpo_core.precision import settle_precision
 from dpo_core.progress import RunProgress, read_metrics
+from dpo_core.second_looks import ask_again, examine_trained
 from dpo_core.sweep import best_point
 from dpo_core.tokenization import tokenize_pairs
 from dpo_core.trainer import (
@@ -88,8 +89,10 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     reference = _reference(workspace, plan, progress)
     parent_answers = cache(partial(_answers, workspace, plan, plan.parent, progress))  # once for all points of a sweep
     found = [_train_point(workspace, point, reference, parent_answers, canary, progress) for point in plan.points]
+    best = best_point([trained.metrics for trained in found])
+    doubted = examine_trained(workspace, found[best].plan, reference["train"], progress)
     with writing(workspace.engine) as session:
-        _finish(session, workspace, run, found, progress)
+        _finish(session, workspace, run, found, best, doubted, progress)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
 
 
@@ -359,16 +362,23 @@ def _divergence(workspace: Workspace, plan: Plan, answers: Answers, progress: Ru
     return divergence(policy, checkpoint_logps(workspace, plan.parent, tokens, plan.training, progress))
 
 
-def _finish(session: Session, workspace: Workspace, run: Run, found: Sequence[Trained], progress: RunProgress) -> None:
+def _finish(
+    session: Session,
+    workspace: Workspace,
+    run: Run,
+    found: Sequence[Trained],
+    best: int,
+    doubted: Sequence[Judged],
+    progress: RunProgress,
+) -> None:
     """Register the checkpoints, their rewards and the end of the run, all at once.
 
-    The best goes on as the round's, and its duels are asked for.
+    The best goes on as the round's: its duels are asked for, and comparisons that it doubts are asked again.
     """
     assert run.id is not None
     check_run_held(session=session, run_id=run.id, attempt=run.attempt)
     alarms = {"alarms": progress.alarms}
     ids = [_register(session, run.id, trained, alarms) for trained in found]
-    best = best_point([trained.metrics for trained in found])
     _save_parents(session, run.id, found[best])
     if run.round_id is not None:
         current = session.get_one(Round, run.round_id)
@@ -377,6 +387,8 @@ def _finish(session: Session, workspace: Workspace, run: Run, found: Sequence[Tr
         session.add(current)
         new = session.get_one(Checkpoint, ids[best])
         queue_duels(session, workspace, current=current, checkpoint=new, by=run.requested_by)
+        beta = found[best].plan.training.beta
+        ask_again(session, workspace, run_id=run.id, current=current, judged=doubted, beta=beta)
     result = found[best].metrics | alarms | {"checkpoint": found[best].plan.name}
     if len(found) > 1:
         result["sweep"] = [

@@ -1,4 +1,4 @@
-"""Adjudication: the pairs that need a second look, and the verdict that then decides for its pair.
+"""Adjudication: the pairs in doubt, and the verdict that then decides for its pair.
 
 Whoever decides sees what the others said, but not which checkpoint wrote what. What was said before stays as it is; the
 decision alone makes the preference (preferences.py), and tells how reliable all are (reliability.py), whoever decides
@@ -27,6 +27,7 @@ from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
 from store.roles import require_researcher
+from store.second_looks import overturned_pairs
 
 LOW_CONFIDENCE = 0.65  # below: the label says little more than a toss of a coin
 
@@ -35,12 +36,13 @@ WHY = {
     "disagreement": "annotators disagree",
     "flagged": "somebody flagged it",
     "low_confidence": "its label is in doubt",
+    "overturned": "a second look overturned it",
 }
 
 
 @dataclass(frozen=True)
 class DoubtfulPair:
-    """A pair that needs a second look, and why (keys of WHY).
+    """A pair in doubt, and why (keys of WHY).
 
     `chance`: how likely the majority is right; None where there is no majority.
     """
@@ -67,14 +69,15 @@ class SaidOnce:
 
 
 def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
-    """The inbox: pairs that annotators disagree on, that somebody flagged, or whose label is in doubt.
+    """The inbox: pairs that annotators disagree on, that are flagged, in doubt, or overturned by a second look.
 
     The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it.
     """
     require_researcher(session=session, to="see which pairs are in doubt")
     said, gold = read_pair_votes(session=session)
     reliability, flagged = reliability_of(said, gold), _flagged(session)
-    found = [_doubtful(pair_id, each, reliability, flagged) for pair_id, each in _undecided(said).items()]
+    overturned = overturned_pairs(session=session)
+    found = [_doubtful(pair_id, each, reliability, flagged, overturned) for pair_id, each in _undecided(said).items()]
     return sorted((pair for pair in found if pair.why), key=_most_doubtful_first)
 
 
@@ -110,12 +113,15 @@ def _stands() -> Any:
     return sa.and_(col(Comparison.superseded_at).is_(None), col(Annotator.retracted_at).is_(None))
 
 
-def _doubtful(pair_id: int, said: Sequence[PairVote], reliability: Reliability, flagged: set[int]) -> DoubtfulPair:
+def _doubtful(
+    pair_id: int, said: Sequence[PairVote], reliability: Reliability, flagged: set[int], overturned: set[int]
+) -> DoubtfulPair:
     chance = _chance(pair_id, said, reliability)
     reasons = {
         "disagreement": len({one.verdict for one in said} - {Verdict.SKIP.value}) > 1,
         "flagged": pair_id in flagged,
         "low_confidence": chance is not None and chance < LOW_CONFIDENCE,
+        "overturned": pair_id in overturned,
     }
     return DoubtfulPair(pair_id, tuple(reason for reason in WHY if reasons[reason]), chance)
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlmodel import Session, col
 
+from store.holds import is_second_look
 from store.models import Annotator, Comparison, Completion, Pair, Purpose, Role, Verdict
 
 Ints = NDArray[np.int64]
@@ -45,6 +46,7 @@ class Answers:
     strength: Ints
     gold: Ints  # the known verdict
     repeats: Ints  # the pair that is asked a second time
+    second_look: Ints  # 1 where a policy asked for that, not chance
     ranking: Ints  # what it came of
     seconds: Floats  # NaN where nobody measured
     moment: Floats  # when, in seconds since 1970
@@ -76,8 +78,8 @@ def read_answers(*, session: Session, with_retracted: bool = False, among: Any =
     """What annotators said that stands now; `among`: a statement that selects the comparisons' ids, all without it."""
     query = _query(with_retracted)
     query = query if among is None else query.where(col(Comparison.id).in_(among))
-    found = list(zip(*session.execute(query), strict=True)) or [()] * 14
-    annotator, pair, prompt, verdict, left, first, second, strength, gold, purpose, repeats, *rest = found
+    found = list(zip(*session.execute(query), strict=True)) or [()] * 15
+    annotator, pair, prompt, verdict, left, first, second, strength, gold, purpose, repeats, look, *rest = found
     ranking, seconds, moment = rest
     lengths = _ints(first), _ints(second)
     known = [answer if each == Purpose.GOLD else None for answer, each in zip(gold, purpose, strict=True)]
@@ -92,6 +94,7 @@ def read_answers(*, session: Session, with_retracted: bool = False, among: Any =
         strength=_ints(strength),
         gold=_codes(known),
         repeats=_ints(repeats),
+        second_look=_ints(look),
         ranking=_ints(ranking),
         seconds=np.array([np.nan if each is None else each for each in seconds], dtype=np.float64),
         moment=np.array([_timestamp(each) for each in moment], dtype=np.float64),
@@ -113,6 +116,7 @@ def _query(with_retracted: bool) -> Any:
             col(Pair.gold_verdict),
             col(Pair.purpose),
             col(Pair.repeats),
+            is_second_look(Pair),
             col(Comparison.ranking_id),
             col(Comparison.seconds),
             col(Comparison.created_at),

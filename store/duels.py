@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from store.hashing import text_hash
-from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
+from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
 from store.pairs import add_pair
 from store.prompts import is_asked
 from store.queue_tables import QueueMark
@@ -95,7 +95,9 @@ def _places(session: Session, round_id: int, count: int, seed: int) -> list[int]
     if there:
         draw = Random(seed)
         return [draw.choice(there) for _ in range(count)]
-    last = session.exec(select(func.max(Pair.position)).where(Pair.round_id == round_id)).one()
+    # Not after second looks, which are mixed among the duels to come.
+    counted = Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED)
+    last = session.exec(select(func.max(Pair.position)).where(*counted)).one()
     return list(range((last or 0) + 1, (last or 0) + 1 + count))
 
 

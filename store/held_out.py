@@ -139,7 +139,7 @@ def rightness(margin: float) -> float:
 def judging_run(*, session: Session, checkpoint_id: int) -> Run | None:
     """The training that made this checkpoint and judged it; None for one that was not judged on any pair."""
     query = select(Run).join(PairReward, col(PairReward.run_id) == col(Run.id))
-    mine = query.where(PairReward.checkpoint_id == checkpoint_id, Run.kind == RunKind.TRAIN)
+    mine = query.where(PairReward.checkpoint_id == checkpoint_id, PairReward.split == SPLIT, Run.kind == RunKind.TRAIN)
     return session.exec(mine.order_by(col(Run.id)).limit(1)).first()
 
 

@@ -1,7 +1,8 @@
 """Holds: whose screen a pair is on. As many at once as the pair still wants, so that it never gets more than it asked.
 
 A hold is a lease: one that has run out keeps nobody else out, and the pair is still the first that its annotator is
-served, unless somebody else was quicker. Gold pairs and repeats want no number of answers, and are anybody's to hold.
+served, unless somebody else was quicker. Gold pairs and repeats want no number of answers, and are anybody's to hold;
+second looks, which are repeats too, want one.
 
 SQLite has one writer at a time. On PostgreSQL transactions run side by side, and each counts holds as they stood when
 its statement began: so a pair's row is locked before its holds are counted, and taking a pair may fail.
@@ -37,6 +38,26 @@ def answered_by(annotator_id: Any) -> Any:
     return standing.exists()
 
 
+def is_second_look(pair: Any) -> Any:
+    """Whether a pair is a repeat that a policy asked for (second_looks.py); those drawn at random want no number."""
+    return (col(pair.purpose) == Purpose.REPEAT) & (col(pair.wanted) > 0)
+
+
+def is_for(annotator_id: Any) -> Any:
+    """Whether a pair in the queue may go to this annotator: a condition on `Pair`.
+
+    What is asked of somebody is theirs alone; a repeat that is asked of nobody is for who has not judged its original.
+    """
+    judged = sa.select(col(Comparison.id)).where(
+        col(Comparison.pair_id) == col(Pair.repeats),
+        col(Comparison.annotator_id) == annotator_id,
+        col(Comparison.superseded_at).is_(None),
+        ~col(Comparison.adjudicates),
+    )
+    anybodys = col(Pair.asked_of).is_(None) & (col(Pair.repeats).is_(None) | ~judged.correlate(Pair).exists())
+    return (col(Pair.asked_of) == annotator_id) | anybodys
+
+
 def decided() -> Any:
     """Whether a decision stands on the pair, which then wants no more answers: a condition on `Pair`.
 
@@ -67,7 +88,8 @@ def has_room_for(annotator_id: Any, moment: Any) -> Any:
 
 # These are on the way of every pair that is shown: written out once, they take a third of the time.
 ANNOTATOR, MOMENT = sa.bindparam("annotator_id", type_=sa.Integer()), sa.bindparam("moment", type_=UtcDateTime())
-_FREE_FOR_THEM = col(Pair.purpose).in_(MEASURING) | has_room_for(ANNOTATOR, MOMENT)
+_UNNUMBERED = col(Pair.purpose).in_(MEASURING) & ~is_second_look(Pair)
+_FREE_FOR_THEM = _UNNUMBERED | has_room_for(ANNOTATOR, MOMENT)
 _HELD = (
     sa.select(col(Pair.id))
     .join(Hold, col(Hold.pair_id) == col(Pair.id))
@@ -163,6 +185,8 @@ _IS_HELD = (
 )
 _FITS = sa.select(col(Pair.id)).where(
     col(Pair.id) == sa.bindparam("pair_id"),
-    col(Pair.purpose).not_in(COUNTED) | ((col(Pair.open_slots) > 0) & _IS_HELD) | has_room_for(ANNOTATOR, MOMENT),
+    (col(Pair.purpose).not_in(COUNTED) & ~is_second_look(Pair))
+    | ((col(Pair.open_slots) > 0) & _IS_HELD)
+    | has_room_for(ANNOTATOR, MOMENT),
 )
 _DECIDED = sa.select(col(Pair.id)).where(col(Pair.id) == sa.bindparam("pair_id"), decided())

@@ -54,6 +54,19 @@ def wilson(share: float, count: float, *, level: float = 0.95) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def difference_interval(first: Estimate, second: Estimate) -> Interval | None:
+    """How much larger the first share is than the second, told apart (Newcombe 1998, method 10, from both intervals).
+
+    None where one of them is unknown.
+    """
+    if first.value is None or second.value is None or first.interval is None or second.interval is None:
+        return None
+    difference = first.value - second.value
+    below = math.hypot(first.value - first.interval[0], second.interval[1] - second.value)
+    above = math.hypot(first.interval[1] - first.value, second.value - second.interval[0])
+    return difference - below, difference + above
+
+
 def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], *, level: float = 0.95) -> Interval:
     """A t interval for the mean of any values; it is (-inf, inf) where there is only one cluster.
 

@@ -302,7 +302,8 @@ class Pair(SQLModel, table=True):
     `gold_verdict`: the known answer of a `gold` or `calibration` pair, with `note` saying why. These belong to no round
     and want no number of answers: each annotator judges each once at most. A `calibration` pair `repeats` the gold pair
     that it was made of. A `repeat` asks `asked_of` alone, in the same round, a second time about the pair that it
-    `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides. A
+    `repeats`, with the completions the other way round and the same `side_seed`: so they stand on the other sides; one
+    that wants an answer (`wanted` 1) is a second look, and may be asked of nobody in particular. A
     `rewrite` `repeats` the pair on which it was written.
 
     Pairs of a slate, whose completions are ranked together, have its `slate_id`. The first stands in the queue for all

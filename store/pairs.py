@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from store.adding_once import add_unless_there
 from store.errors import StoreError, UnknownRecordError
 from store.hashing import fraction, text_hash
-from store.holds import ANNOTATOR, MOMENT, answered_by, decided, has_room_for, held_pair, take_hold
+from store.holds import ANNOTATOR, MOMENT, answered_by, decided, has_room_for, held_pair, is_for, take_hold
 from store.measuring import due_pair
 from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, Verdict, now
 from store.prompts import Message
@@ -220,6 +220,7 @@ _WANTING = (
         col(Pair.position) >= sa.bindparam("since"),
         col(Pair.id) != sa.bindparam("besides"),
         ~answered_by(ANNOTATOR),
+        is_for(ANNOTATOR),
         has_room_for(ANNOTATOR, MOMENT),
     )
     .order_by(col(Pair.position), col(Pair.id))

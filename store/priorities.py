@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -23,11 +24,14 @@ def open_pairs_about(*, session: Session, round_id: int, words: str) -> list[int
     """The round's pairs that still want a comparison and whose prompt has these words, in the queue's order."""
     wanted = " ".join(words.split()).casefold()
     asked = select(Pair.id, Prompt.messages).join(Prompt, col(Prompt.id) == Pair.prompt_id)
-    rows = session.exec(
-        asked.where(Pair.round_id == round_id, Pair.open_slots > 0).order_by(col(Pair.position), col(Pair.id))
-    )
+    rows = session.exec(asked.where(*_in_queue(round_id)).order_by(col(Pair.position), col(Pair.id)))
     texts = ((pair_id, " ".join(turn["content"] for turn in messages)) for pair_id, messages in rows)
     return [pair_id for pair_id, text in texts if pair_id and wanted in " ".join(text.split()).casefold()]
+
+
+def _in_queue(round_id: int) -> tuple[Any, ...]:
+    """Conditions on `Pair`: what the round asks for. Second looks are not told of: who looks may be asked them."""
+    return Pair.round_id == round_id, col(Pair.open_slots) > 0, col(Pair.purpose).in_(COUNTED)
 
 
 def put_first(*, session: Session, round_id: int, pair_ids: Sequence[int]) -> None:
@@ -104,7 +108,7 @@ def _decided(session: Session, round_id: int) -> set[int]:
 def first_in_queue(*, session: Session, round_id: int, limit: int) -> list[tuple[Pair, Prompt]]:
     """The pairs that are asked next, and their prompts."""
     asked = select(Pair, Prompt).join(Prompt, col(Prompt.id) == Pair.prompt_id)
-    queued = asked.where(Pair.round_id == round_id, Pair.open_slots > 0)
+    queued = asked.where(*_in_queue(round_id))
     in_order = queued.order_by(col(Pair.position), col(Pair.id)).limit(limit)
     return [(pair, prompt) for pair, prompt in session.exec(in_order)]
 
@@ -117,7 +121,7 @@ def count_queue(*, session: Session, round_id: int) -> dict[str, int]:
     """
     each = sa.func.coalesce(col(Slate.size) * (col(Slate.size) - 1) / sa.literal_column("2"), 1)
     wanting = select(sa.func.sum(Pair.open_slots * each)).outerjoin(Slate, col(Slate.id) == Pair.slate_id)
-    slots = int(session.exec(wanting.where(Pair.round_id == round_id)).one() or 0)
+    slots = int(session.exec(wanting.where(*_in_queue(round_id))).one() or 0)
     held = select(sa.func.count(sa.distinct(col(Hold.pair_id)))).join(Pair, col(Pair.id) == Hold.pair_id)
     on_screen = session.exec(held.where(Pair.round_id == round_id, Hold.until > now())).one()
     return count_pairs(session=session, round_id=round_id) | {"slots": slots, "on_screen": on_screen}

@@ -200,14 +200,18 @@ def _too_fast(timed: Answers) -> Flags:
 
 
 def _consistent(answers: Answers) -> Ints:
-    """For each answer to a repeat: 1 if it says what this annotator says of the pair itself, 0 if not; elsewhere -1."""
+    """For each answer to a repeat: 1 if it says what this annotator says of the pair itself, 0 if not; elsewhere -1.
+
+    Second looks are left out: they were chosen for being probably wrong.
+    """
     first = answers.first_time
     if not len(first):
         return np.full(len(answers), NONE)
     wide = int(answers.annotator.max()) + 1
     place = first.pair * wide + first.annotator
     order = np.argsort(place)
-    asked = np.where(answers.verdict == SKIP, NONE, answers.repeats) * wide + answers.annotator
+    left_out = (answers.verdict == SKIP) | (answers.second_look == 1)
+    asked = np.where(left_out, NONE, answers.repeats) * wide + answers.annotator
     found = order[np.minimum(np.searchsorted(place, asked, sorter=order), len(order) - 1)]
     same = first.verdict[found] == swapped(answers.verdict)
     return np.where(place[found] == asked, same.astype(np.int64), NONE)

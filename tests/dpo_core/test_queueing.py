@@ -94,3 +94,9 @@ def test_a_backup_has_the_guidelines(tmp_path: Path) -> None:
     (workspace.folder / GUIDELINES_FILE).write_text("Be brief.")
     written = back_up(workspace, tmp_path / "copy")
     assert (written / GUIDELINES_FILE).read_text() == "Be brief."
+
+
+def test_the_meter_moves_with_every_verdict_where_second_looks_are_mixed_in() -> None:
+    asked = settings(second_looks=5)
+    made = [meter_figures(asked, 40, WorkDone(*work, 0)) for work in ((38, 0), (38, 1), (39, 1), (39, 2), (40, 2))]
+    assert made == [(38, 40), (39, 40), (40, 41), (41, 42), (42, 42)]

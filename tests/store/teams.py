@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from store.annotators import get_or_add_annotator
 from store.checkpoints import add_checkpoint
-from store.models import Comparison, Pair, Purpose, Role, now
-from store.pairs import NewCompletion, add_completion, add_pair
+from store.comparisons import Choice, record_comparison
+from store.holds import is_second_look
+from store.models import Comparison, Pair, PairReward, Purpose, Role, Round, Run, RunKind, now
+from store.pairs import NewCompletion, add_completion, add_pair, left_side
+from store.second_looks import queue_second_looks
 from tests.store.asking import add_prompt
 
 _numbers = itertools.count()
@@ -50,6 +54,8 @@ def _pair(session: Session, prompt_id: int, purpose: Purpose, texts: tuple[str, 
         purpose=Purpose.REPEAT,
         repeats=repeats.id,
         side_seed=0,
+        wanted=0,
+        open_slots=0,
     )
     session.add(pair)
     session.flush()
@@ -73,3 +79,39 @@ def say(session: Session, pair: Pair, name: str, *, after: timedelta | None = No
     session.add(said)
     session.flush()
     return said
+
+
+def keep_margins(session: Session, margins: dict[int, float], sides: dict[int, str] | None = None) -> Run:
+    """A training that found these margins, by pair, of what was chosen: `a` where nothing else is said."""
+    run = Run(kind=RunKind.TRAIN, status="done")
+    session.add(run)
+    session.flush()
+    nothing = dict.fromkeys(("logps_chosen", "logps_rejected", "ref_logps_chosen", "ref_logps_rejected"), 0.0)
+    rest: dict[str, Any] = nothing | {"reward_rejected": 0.0, "length_chosen": 1, "length_rejected": 1}
+    for pair, margin in margins.items():
+        named = {"pair_id": pair, "chosen_side": (sides or {}).get(pair, "a"), "split": "train", "checkpoint_id": 1}
+        session.add(PairReward(run_id=run.id, **rest, **named, margin=margin, reward_chosen=margin))
+    session.flush()
+    return run
+
+
+def send_back(
+    session: Session, margins: dict[int, float], *, count: int = 5, sides: dict[int, str] | None = None
+) -> list[Pair]:
+    """The second looks, in the first round, that come of these margins; the first one asked for first."""
+    run = keep_margins(session, margins, sides)
+    before = set(session.exec(select(Pair.id)))
+    round_id = session.exec(select(Round.id)).first()
+    given = {"run_id": run.id, "checkpoint_id": 1, "round_id": round_id, "count": count, "spread": 6, "seed": 1}
+    asked = queue_second_looks(session=session, **given)
+    looks = session.exec(select(Pair).where(is_second_look(Pair)).order_by(col(Pair.id))).all()
+    made = [pair for pair in looks if pair.id not in before]
+    assert asked == len(made)
+    return made
+
+
+def give(session: Session, pair: Pair, verdict: str) -> Comparison:
+    """Whom the pair is asked of says this of it, in terms of its completions."""
+    side = left_side(side_seed=pair.side_seed, annotator_id=pair.asked_of)
+    choice = Choice.LEFT if verdict == side else Choice.RIGHT
+    return record_comparison(session=session, pair_id=pair.id, annotator_id=pair.asked_of, choice=choice)

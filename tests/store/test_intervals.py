@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from store.intervals import mean_interval, share_interval, wilson
+from store.intervals import Estimate, difference_interval, mean_interval, share_interval, wilson
 
 
 @given(st.integers(1, 60), st.data())
@@ -60,3 +60,11 @@ def test_it_covers_the_truth_where_pairs_of_a_prompt_agree() -> None:
 def test_nothing_has_no_interval() -> None:
     with pytest.raises(ValueError, match="at least one"):
         share_interval([], [])
+
+
+def test_how_much_larger_one_share_is_than_another() -> None:
+    """Newcombe (1998), table II, example (a), 56 of 70 and 48 of 80: method 10 gives 0.0524 to 0.3339."""
+    first, second = (Estimate(hit / count, wilson(hit / count, count), count) for hit, count in ((56, 70), (48, 80)))
+    assert difference_interval(first, second) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert difference_interval(second, first) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
+    assert difference_interval(first, Estimate()) is None

@@ -36,7 +36,7 @@ def answers(said: list[tuple[int, int, int]], prompts: list[int] | None = None) 
     none = np.full(len(said), NONE)
     nothing = np.full(len(said), np.nan)
     prompt = pair if prompts is None else np.array(prompts)
-    return Answers(who, pair, prompt, verdict, none, none, none * 0, none, none, none, none, nothing, nothing)
+    return Answers(who, pair, prompt, verdict, none, none, none * 0, none, none, none, none, none, nothing, nothing)
 
 
 def alpha(given: Answers):

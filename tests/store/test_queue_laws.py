@@ -19,12 +19,15 @@ from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, count_round
 from store.database import open_database, reading, writing
 from store.errors import PairChangedError
+from store.holds import is_second_look
 from store.models import Comparison, Pair, now
 from store.pairs import shown_pair
 from store.queue_rules import QueueRules
 from store.queue_tables import Hold
+from store.second_looks import queue_second_looks
 from tests.conftest import _make_round
 from tests.store.queueing import add_gold, answer, serve
+from tests.store.teams import keep_margins
 from tests.store.undoing import undo_last
 
 RULES = QueueRules(gold=0.25, repeats=0.25, repeat_after=1)
@@ -85,6 +88,16 @@ class QueueLaws(RuleBasedStateMachine):
             undo_last(session=session, annotator_id=person, round_id=1)
         self.look(person)
 
+    @rule(pair=st.integers(1, 4), everybody=st.booleans())
+    def doubt(self, pair: int, everybody: bool) -> None:
+        """A training finds what was said of a pair unlikely; `everybody`: who said it comes no more."""
+        with writing(self.engine) as session:
+            verdict = session.exec(select(Comparison.verdict).where(Comparison.pair_id == pair)).first()
+            run = keep_margins(session, {pair: -1.0}, {pair: verdict or "a"})
+            given = {"run_id": run.id, "checkpoint_id": 1, "round_id": 1, "count": 1, "spread": 1, "seed": 1}
+            if queue_second_looks(session=session, **given) and everybody:
+                session.execute(sa.update(Pair).where(is_second_look(Pair), Pair.repeats == pair).values(asked_of=None))
+
     @rule()
     def dawdle(self) -> None:
         with writing(self.engine) as session:
@@ -100,17 +113,24 @@ class QueueLaws(RuleBasedStateMachine):
             views = [
                 shown_pair(session=session, pair_id=each, annotator_id=pair.asked_of)
                 for pair in repeats
+                if pair.asked_of is not None
                 for each in (pair.repeats, pair.id)
             ]
         answers = Counter(each.pair_id for each in said if each.verdict != "skip")
+        numbered = [pair for pair in pairs.values() if pair.wanted]
         trained = [pair for pair in pairs.values() if pair.purpose == "train"]
         # Never more answers than a pair wants, and none is asked for that is there.
-        assert all(answers[pair.id] + pair.open_slots == pair.wanted for pair in trained)
+        assert all(answers[pair.id] + pair.open_slots == pair.wanted for pair in numbered)
         # Only those count.
         assert counted == sum(answers[pair.id] for pair in trained)
         # Nobody is asked twice, but by a repeat, which is theirs alone and has the sides swapped.
         assert len({(each.pair_id, each.annotator_id) for each in said}) == len(said)
         assert len({(pair.repeats, pair.asked_of) for pair in repeats}) == len(repeats)
+        # Nor is anybody asked a second look at what somebody else had said, if they judged that pair themselves before.
+        number = {(each.annotator_id, each.pair_id): each.id for each in said}
+        anybodys = {pair.id: pair.repeats for pair in repeats if pair.asked_of is None}
+        of_both = [(number.get((who, anybodys[it])), number[who, it]) for who, it in number if it in anybodys]
+        assert all(first is None or first > again for first, again in of_both)
         assert all(each.annotator_id == (pairs[each.pair_id].asked_of or each.annotator_id) for each in said)
         twice = zip(views[::2], views[1::2], strict=True)
         assert all((first.left, first.right) == (again.right, again.left) for first, again in twice)

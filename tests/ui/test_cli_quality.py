@@ -10,7 +10,9 @@ import pytest
 
 from dpo_core.workspace import Workspace
 from store.database import writing
-from tests.store.teams import ask
+from store.models import Pair
+from tests.browser import seeding
+from tests.store.teams import ask, give, say, send_back
 from tests.ui.conftest import Pairloop
 from ui.cli import YOURS
 
@@ -61,3 +63,25 @@ def test_a_snapshot_with_confidence_where_it_is_asked_for(pairloop: Pairloop, co
     )
     assert believing["manifest"]["confidence"]["annotators"] == 2
     assert "confidence" not in plain["manifest"]
+
+
+def test_what_second_looks_came_to(pairloop: Pairloop, workspace: Workspace) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(4))
+    assert "Second looks" not in pairloop("quality")[1]
+    with writing(workspace.engine) as session:
+        for number in range(1, 5):
+            say(session, session.get_one(Pair, number), "Ada", verdict="a", left_side="a")
+        asked = send_back(session, {1: -2.5, 2: -0.5, 3: -0.1, 4: 1.0})
+        give(session, asked[0], "a")  # of the repeat: the other text
+        give(session, asked[1], "b")
+    _, out, _ = pairloop("quality")
+    assert "3 comparisons that a checkpoint found unlikely went back into the queue." in out
+    assert "2 were answered: 1 confirmed, 1 overturned." in out
+    assert "-2.50" in out and "Question 1?" in out and "Question 3?" not in out
+    found = json.loads(pairloop("quality", "--json")[1])["second_looks"]
+    assert (found["asked"], found["answered"], found["confirmed"], found["overturned"]) == (3, 2, 1, 1)
+    assert found["share"]["value"] == 0.5 and found["at_random"]["count"] == 0 and found["more"] is None
+    assert [(each["pair"], each["first"], each["second"], each["margin"]) for each in found["looks"]] == [
+        (1, "a", "b", -2.5),
+        (2, "a", "a", -0.5),
+    ]

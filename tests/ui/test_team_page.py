@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 
 import pytest
@@ -15,7 +16,7 @@ from store.models import Pair, Purpose
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.quality import read_quality
 from tests.browser import seeding
-from tests.store.teams import ask, ask_again, say
+from tests.store.teams import ask, ask_again, give, say, send_back
 from tests.ui.conftest import OpenApp, button, labels, said, words
 from ui.transfer import zipped_tables
 
@@ -160,3 +161,57 @@ def test_both_are_bad(compared: Workspace, open_app: OpenApp) -> None:
     inbox(app)
     button(app, "Both bad").click().run()
     assert [each.verdict for each in said(compared) if each.adjudicates] == [Choice.BOTH_BAD]
+
+
+def second_looks(app) -> str:  # type: ignore[no-untyped-def]
+    app.segmented_control(key="team").set_value("Second looks").run()
+    assert not app.exception
+    return words(app)
+
+
+@pytest.fixture
+def looked_again(compared: Workspace) -> Workspace:
+    """Lea chose the first of two pairs on which a checkpoint doubts her; asked again, she overturned one."""
+    with writing(compared.engine) as session:
+        asked = send_back(session, {1: -2.5, 2: -0.5, 3: 1.0})
+        for look, verdict in zip(asked, ("a", "b"), strict=True):  # "a" of a repeat is "b" of its original
+            give(session, look, verdict)
+    return compared
+
+
+def test_second_looks_before_there_are_any(compared: Workspace, open_app: OpenApp) -> None:
+    page = second_looks(open_app("team"))
+    assert "No second looks yet" in page and "`second_looks` in [queue]" in page
+
+
+def test_what_second_looks_came_to(looked_again: Workspace, open_app: OpenApp) -> None:
+    app = open_app("team", name="Rea")
+    page = second_looks(app)
+    assert "2 comparisons that a checkpoint found unlikely went back into the queue." in page
+    assert "2 were answered: 1 confirmed, 1 overturned." in page
+    shown = {each.label: each.value for each in app.metric}
+    assert shown == {"Overturned": "50%", "By the same person": "50%", "Repeats at random": "–"}
+    assert "is told once there are repeats at random" in page
+    row = "<td>Question 1?</td><td>First answer to 1.</td><td>Second answer to 1.</td><td>the same person</td>"
+    assert f"{row}<td>-2.50</td><td>overturned</td>" in page
+    assert page.index("-2.50") < page.index("<td>-0.50</td><td>confirmed</td>")
+    inbox(app)
+    app.segmented_control(key="why").set_value("overturned").run()
+    page = words(app)
+    assert "and a second look overturned it." in page
+    assert "Question 1?" in page and ", asked again</td>" in page
+
+
+def test_a_second_look_is_a_pair_like_any_other_on_the_label_page(compared: Workspace, open_app: OpenApp) -> None:
+    """What the page says of one is word for word what it says of a first look at the same texts on those sides."""
+    with writing(compared.engine) as session:
+        (look,) = send_back(session, {1: -2.5})
+        look_id, seed = look.id, look.side_seed
+    again = open_app("label", name="Lea")
+    drawn = r'data-pair="\w+"|"(token|pair)": "[\w-]+"'  # anew in each session
+    page = re.sub(drawn, "", words(again))
+    with writing(compared.engine) as session:  # the same pair, as if it were asked of Lea for the first time
+        look = session.get_one(Pair, look_id)
+        look.purpose, look.repeats, look.asked_of, look.side_seed = Purpose.TRAIN, None, None, seed
+    assert re.sub(drawn, "", words(open_app("label", name="Lea"))) == page
+    assert "First answer to 1." in page and "Question 1?" in page

@@ -1,9 +1,9 @@
-"""Team: how well annotators agree, and the pairs that need a second look."""
+"""Team: how well annotators agree, what second looks came to, and the pairs in doubt."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -22,13 +22,15 @@ from store.comparisons import Choice
 from store.database import reading, writing
 from store.pairs import ShownPair, shown_pair
 from store.quality import Quality, read_quality
+from store.second_looks import read_second_looks
 from ui import components as show
 from ui import quality_words as words
+from ui import second_look_words as looks
 from ui.model_text import plain_markdown
 from ui.state import act, my_annotator_id, my_name, research_workspace, show_messages
 from ui.transfer import zipped_tables
 
-SECTIONS = ("Quality", "Inbox")
+SECTIONS = ("Quality", "Second looks", "Inbox")
 ALL = "all"
 IN_A_ROW = 4
 VERDICTS = (
@@ -41,13 +43,15 @@ VERDICTS = (
 
 
 def main() -> None:
-    """One of two sections: figures of the annotators, or the pairs in doubt."""
+    """One of three sections: figures of the annotators, second looks, or the pairs in doubt."""
     workspace = research_workspace()
     show.page_head("Team")
     show_messages()
     picked = st.segmented_control("Show", SECTIONS, default=SECTIONS[0], key="team", label_visibility="collapsed")
     if picked == "Inbox":
         inbox(workspace)
+    elif picked == "Second looks":
+        second_looks(workspace)
     else:
         quality(workspace)
 
@@ -90,9 +94,28 @@ def measure(folder: str, version: tuple[str, ...], with_retracted: bool, _worksp
 figures: Callable[..., Quality] = st.cache_data(measure, show_spinner="Adding up", max_entries=8, ttl=600)
 
 
+def second_looks(workspace: Workspace) -> None:
+    """How many were overturned, beside repeats at random, and those that were answered."""
+    with reading(workspace.engine) as session:
+        found = read_second_looks(session=session)
+    if not found.asked:
+        show.empty_state("No second looks yet", looks.NONE_ASKED)
+        return
+    show.paragraph(looks.summary_words(found))
+    metrics(looks.figures(found))
+    show.paragraph(looks.verdict_words(found))
+    if found.looks:
+        show.table(looks.HEAD, [looks.look_row(look) for look in found.looks])
+        st.caption("Overturned ones wait in the inbox, where a researcher can let the second verdict stand.")
+
+
 def overall(found: Quality) -> None:
     """Each figure with its interval and what it means, or what it needs."""
-    told = words.overall_words(found)
+    metrics(words.overall_words(found))
+
+
+def metrics(told: Sequence[words.FigureWords]) -> None:
+    """Figures side by side, a few in a row."""
     for start in range(0, len(told), IN_A_ROW):
         for column, figure in zip(st.columns(IN_A_ROW), told[start : start + IN_A_ROW], strict=False):
             column.metric(figure.name, figure.value)
