@@ -253,8 +253,8 @@ def _reproducing(record: CheckpointRecord) -> str:
         return "It was not trained here."
     return (
         f"In the workspace it comes from, `pairloop reproduce {found.name}` trains it once more from the record "
-        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. On the same machine, with the "
-        "same versions, they are the same."
+        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. On the same "
+        "machine, with the same versions, they are the same."
     )
 
 

@@ -48,6 +48,18 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "evaluate": ("The loop", "runs", "evaluate", "Judge a checkpoint on held-out comparisons."),
     "duels": ("The loop", "duels", "duels", "What people said of checkpoints in blind duels; write more."),
     "rounds": ("The loop", "rounds", "rounds", "What happened in each round; promote, keep or roll back."),
+    "lineage": (
+        "The loop",
+        "lineage",
+        "lineage",
+        "Where each checkpoint comes from; model cards; weights to take away.",
+    ),
+    "reproduce": (
+        "The loop",
+        "lineage",
+        "reproduce",
+        "Train a checkpoint once more from its record; compare the weights.",
+    ),
     "runs": ("The loop", "runs", "runs", "Background runs: list, show, follow, log, cancel, retry."),
     "invite": ("People", "people", "invite", "Print a link that lets somebody in, once."),
     "annotators": ("People", "people", "annotators", "Who compared and who may; leaving somebody out."),
