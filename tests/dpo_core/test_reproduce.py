@@ -22,6 +22,7 @@ from store.database import reading, writing
 from store.errors import SnapshotError, UnknownRecordError
 from store.models import Checkpoint, Decision, Run, RunStatus, Snapshot
 from tests.dpo_core.test_train import compare_all, prefer_longer, ready_to_train, run_next
+from ui.cli import run
 
 Make = Callable[..., Workspace]
 QUICK = {"drift_samples": 0}
@@ -86,6 +87,30 @@ def test_what_is_not_as_recorded_is_said(make_workspace: Make) -> None:
     assert [found.weights.within(tolerance) for tolerance in (0.1, 0.3)] == [False, True]
     assert [fact.name for fact in found.facts] == ["pairloop", "threads"]
     assert found.facts[1].then == "64"
+
+
+def test_the_commands_exit_code_says_whether_it_is_the_same(
+    make_workspace: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(training=QUICK)
+    ready_to_train(workspace)
+    train_a_round(workspace)
+    here = ["--workspace", str(workspace.folder)]
+    assert run(["reproduce", "1", *here]) == 0
+    assert "round-1: identical, all" in capsys.readouterr().out
+    path = workspace.folder / "checkpoints" / "round-1" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"][0] += 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+    assert run(["reproduce", "1", *here]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "differ, by 0.5 at most (in model.norm.weight). More than the tolerance of 0." in said
+    assert "The training moved weights by up to" in said and "Versions and machine are as they were" in said
+    assert run(["reproduce", "round-1", "--tolerance", "0.6", "--json", *here]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["same"], told["reproduction"]["weights"]["worst"]) == (True, "model.norm.weight")
+    assert run(["reproduce", "1", "--json", *here]) == 1
+    assert json.loads(capsys.readouterr().out)["same"] is False
 
 
 def test_what_cannot_be_trained_once_more(make_workspace: Make) -> None:
