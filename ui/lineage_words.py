@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from urllib.parse import urlencode
 
 from dpo_core.gate import match_words
 from dpo_core.lineage import CheckpointRecord, changed_settings
@@ -18,6 +19,7 @@ from ui.judged_words import beside_rows
 from ui.story import accuracy_line, percent, warnings
 
 NOTHING = "–"
+CHECKPOINT_PARAMETER, NAME_PARAMETER = "checkpoint", "as"  # of the page's address
 TREE_HEAD = ("Checkpoint", "From", "Round", "Trained on", "Held-out accuracy", "Standing")
 TOUCH_HEAD = ("Checkpoint", "Comparisons trained on", "Inherited from")
 TEACHING_HEAD = ("Annotator or source", "Trained on", "Share", "Judged by", "")
@@ -139,14 +141,21 @@ def touched_words(name: str, found: Sequence[Touch]) -> str:
     return said + unsure
 
 
-def tree_drawing(found: Sequence[Ancestry], chosen: str) -> str:
-    """All checkpoints and what was trained from what."""
-    nodes = [
-        _node(each.name, f"{each.name}\n{standing_words(each)}", FILLS.get(each.standing, PLAIN), each.name == chosen)
-        for each in found
-    ]
+def tree_drawing(found: Sequence[Ancestry], chosen: str, name: str = "") -> str:
+    """All checkpoints and what was trained from what; each leads to its own page, for the visitor of this name."""
+    nodes = [_checkpoint(each, chosen=each.name == chosen, leads_to=address(each.name, name)) for each in found]
     edges = [_edge(each.parent, each.name, _round_of(each)) for each in found if each.parent]
     return _digraph("LR", [*nodes, *edges])
+
+
+def address(checkpoint: str, name: str = "") -> str:
+    """Where the page is about this checkpoint; `name`: the one that the visitor goes by in the address."""
+    return "?" + urlencode({CHECKPOINT_PARAMETER: checkpoint} | ({NAME_PARAMETER: name} if name else {}))
+
+
+def _checkpoint(found: Ancestry, *, chosen: bool, leads_to: str = "") -> str:
+    lines = dict.fromkeys((found.name, standing_words(found)))  # the base's standing is its name
+    return _node(found.name, "\n".join(lines), FILLS.get(found.standing, PLAIN), chosen, leads_to)
 
 
 def _round_of(found: Ancestry) -> str:
@@ -161,7 +170,7 @@ def origin_drawing(record: CheckpointRecord) -> str:
     snapshot = f"snapshot {found.snapshot.hash[:12]}"
     changed = [f"{name} = {value}" for name, value, _ in setting_rows(record)]
     lines = [
-        _node(found.name, f"{found.name}\n{standing_words(found)}", FILLS.get(found.standing, PLAIN), True),
+        _checkpoint(found, chosen=True),
         _node("parent", found.parent, PLAIN),
         _node("snapshot", f"{snapshot}\n{trained_words(found.snapshot.manifest)}", PLAIN),
         _node("settings", "\n".join(["settings", *(changed or ["as they come"])]), PLAIN),
@@ -192,8 +201,9 @@ def _digraph(direction: str, lines: Sequence[str]) -> str:
     return "\n".join(["digraph lineage {", looks, *lines, "}"])
 
 
-def _node(name: str, label: str, fill: str, thick: bool = False) -> str:
-    return f"{_quoted(name)} [label={_quoted(label)}, fillcolor={_quoted(fill)}, penwidth={3 if thick else 1}];"
+def _node(name: str, label: str, fill: str, thick: bool = False, leads_to: str = "") -> str:
+    link = f', URL={_quoted(leads_to)}, target="_self"' if leads_to else ""
+    return f"{_quoted(name)} [label={_quoted(label)}, fillcolor={_quoted(fill)}, penwidth={2 if thick else 1}{link}];"
 
 
 def _edge(source: str | None, target: str, label: str = "") -> str:

@@ -64,7 +64,8 @@ def test_the_newest_checkpoint_is_shown_with_all_that_is_on_record(two_rounds: W
     assert "Nobody decided about it" in told, "its limits are on the page"
     tree, origin = drawings(app)
     assert '"base" -> "round-1" [label="round 1"];' in tree and '"round-1" -> "round-2" [label="round 2"];' in tree
-    assert '"round-1" [label="round-1\\nserving"' in tree
+    assert '"round-1" [label="round-1\\nserving"' in tree and 'URL="?checkpoint=round-1"' in tree
+    assert '"base" [label="base",' in tree
     assert '"who 0" -> "snapshot" [label="7"];' in origin
     table = rows.replace("<tr><td>", "\n")
     assert "round-1 | base | 1 | 6 pairs" in table and "round-2 | round-1 | 2 | 11 pairs" in table

@@ -29,7 +29,8 @@ def main() -> None:
     with reading(workspace.engine) as session:
         family = read_ancestry(session=session)
     chosen = choose(family)
-    st.graphviz_chart(words.tree_drawing(family, chosen.name), width="stretch")
+    name = st.query_params.get(words.NAME_PARAMETER, "")
+    st.graphviz_chart(words.tree_drawing(family, chosen.name, name), width="content")
     with st.expander("As a table"):
         show.table(words.TREE_HEAD, words.tree_rows(family))
     about(workspace, family, chosen)
@@ -37,11 +38,14 @@ def main() -> None:
 
 
 def choose(family: list[Ancestry]) -> Ancestry:
-    """The checkpoint that the page is about: the newest, unless another is chosen."""
+    """The checkpoint that the page is about: the newest, unless another is chosen or in the address."""
     by_name = {each.name: each for each in reversed(family)}
     if st.session_state.get("lineage_of") not in by_name:
-        st.session_state.pop("checkpoint", None)
-    return by_name[str(st.selectbox("Checkpoint", list(by_name), key="lineage_of"))]
+        asked = st.query_params.get(words.CHECKPOINT_PARAMETER, "")
+        st.session_state["lineage_of"] = asked if asked in by_name else family[-1].name
+    chosen = by_name[str(st.selectbox("Checkpoint", list(by_name), key="lineage_of"))]
+    st.query_params[words.CHECKPOINT_PARAMETER] = chosen.name  # so that a reload, or whoever is sent it, finds this one
+    return chosen
 
 
 def _read_record(folder: str, name: str, decisions: int, _workspace: Workspace) -> CheckpointRecord:
@@ -60,7 +64,7 @@ def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> Non
     ways_on(family, chosen)
     drawing = words.origin_drawing(record)
     if drawing:
-        st.graphviz_chart(drawing, width="stretch")
+        st.graphviz_chart(drawing, width="content")
     show.table(("What is on record", ""), words.facts(record))
     data_and_settings(record)
     found = limits(record)
