@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,6 +39,7 @@ from dpo_core.logps import PairLogps, checkpoint_logps
 from dpo_core.policies import load_policy, load_tokenizer
 from dpo_core.precision import settle_precision
 from dpo_core.progress import RunProgress, read_metrics
+from dpo_core.provenance import code_version, machine_facts
 from dpo_core.second_looks import ask_again, examine_trained
 from dpo_core.sweep import best_point
 from dpo_core.tokenization import tokenize_pairs
@@ -175,6 +175,22 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         if record["run"] == progress.run_id:
             _watch(plan, progress, record["figures"]["steps"])
             return dict(record["figures"])
+    trainer, resumed = make_trainer(workspace, plan, reference, progress)
+    outcome = _run_trainer(trainer, resumed, progress)
+    figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
+    figures |= {"machine": machine_facts()}
+    if plan.training.ties != "ignore":
+        figures["ties"] = len(plan.ties)
+    weights = trainer.gathered_weights()
+    if ranks.is_leader():
+        _save(trainer, weights, target, _lineage(plan, progress.run_id, figures), progress)
+    return figures
+
+
+def make_trainer(
+    workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], progress: RunProgress
+) -> tuple[PairTrainer, Path | None]:
+    """The trainer of a plan, built from the parent, and the point that an earlier attempt came to, if any."""
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
     folder = progress.folder / "trainer" / plan.name
     resumed = last_complete_checkpoint(folder)
@@ -195,14 +211,7 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
         pass_tokens=plan.training.pass_tokens if plan.training.in_passes else None,
         ties=plan.training.ties,
     )
-    outcome = _run_trainer(trainer, resumed, progress)
-    figures = {"pairs": len(plan.train), "steps": outcome.global_step, "loss": outcome.training_loss}
-    if plan.training.ties != "ignore":
-        figures["ties"] = len(plan.ties)
-    weights = trainer.gathered_weights()
-    if ranks.is_leader():
-        _save(trainer, weights, target, _lineage(plan, progress.run_id, figures), progress)
-    return figures
+    return trainer, resumed
 
 
 def _confidence(plan: Plan) -> list[float] | None:
@@ -291,11 +300,6 @@ def peak_mb() -> int:
     """The most memory that this process has held, in MiB (Linux counts in KiB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def code_version() -> str:
-    """The versions that decide what training does."""
-    return " ".join(f"{name}=={version(name)}" for name in ("pairloop", "torch", "transformers", "trl", "peft"))
 
 
 def _save(

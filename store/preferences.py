@@ -245,12 +245,13 @@ def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
         .outerjoin(Round, col(Round.id) == col(Pair.round_id))
         .outerjoin(Ranking, col(Ranking.id) == col(Comparison.ranking_id))
         .outerjoin(Slate, col(Slate.id) == col(Ranking.slate_id))
-        .where(col(Comparison.superseded_at).is_(None), _rounds_asked_for(filter))
+        .where(col(Comparison.superseded_at).is_(None), rounds_asked_for(filter))
     )
     return [_Said(*row) for row in session.execute(query)]
 
 
-def _rounds_asked_for(filter: SnapshotFilter) -> Any:
+def rounds_asked_for(filter: SnapshotFilter) -> Any:
+    """A condition on `Pair`, joined with its `Round` where it has one: whether the filter covers it at all."""
     measuring = col(Pair.purpose).in_((Purpose.GOLD, Purpose.CALIBRATION))  # of no round, and yet not imported answers
     imported = col(Pair.round_id).is_(None) & ~measuring
     rounds = (

@@ -16,6 +16,7 @@ from ui.visitors import log_in_page
 PAGES = (
     ("loop", "Loop", "sync"),
     ("runs", "Runs", "timeline"),
+    ("lineage", "Lineage", "account_tree"),
     ("data", "Data", "database"),
     ("team", "Team", "fact_check"),
     ("people", "People", "group"),

@@ -49,6 +49,18 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "duels": ("The loop", "duels", "duels", "What people said of checkpoints in blind duels; write more."),
     "rounds": ("The loop", "rounds", "rounds", "What happened in each round; promote, keep or roll back."),
     "report": ("The loop", "report", "report", "Write what was done and what came of it as one HTML file."),
+    "lineage": (
+        "The loop",
+        "lineage",
+        "lineage",
+        "Where each checkpoint comes from; model cards; weights to take away.",
+    ),
+    "reproduce": (
+        "The loop",
+        "lineage",
+        "reproduce",
+        "Train a checkpoint once more from its record; compare the weights.",
+    ),
     "runs": ("The loop", "runs", "runs", "Background runs: list, show, follow, log, cancel, retry."),
     "invite": ("People", "people", "invite", "Print a link that lets somebody in, once."),
     "annotators": ("People", "people", "annotators", "Who compared and who may; leaving somebody out."),

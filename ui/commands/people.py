@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from dpo_core.team import app_url, has_provider, invite_link
 from dpo_core.workspace import Workspace, open_workspace
+from store.ancestry import touched_by
 from store.annotators import (
     deactivate_annotator,
     list_annotators,
@@ -24,6 +25,7 @@ from store.logins import last_seen
 from store.models import Annotator, Role
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import print_json, print_table, remark, say
+from ui.lineage_words import touched_words
 
 
 class InvitedRole(StrEnum):
@@ -104,7 +106,8 @@ def annotators(
 ) -> None:
     """Who compared and who may; leaving somebody out.
 
-    Nothing is deleted: snapshots cut before stay as they are, later ones count what was left out and why.
+    Nothing is deleted: snapshots cut before stay as they are, later ones count what was left out and why. --retract
+    says which checkpoints were trained on what they said; these stay as they are as well.
 
     \b
     Example:
@@ -117,11 +120,14 @@ def annotators(
         _change(session, retract, deactivate, reactivate, log_out)
     with reading(opened.engine) as session:
         found, seen = list_annotators(session=session), last_seen(session=session)
+        touched = touched_by(session=session, folder=opened.folder, name=retract) if retract is not None else []
     if as_json:
-        print_json({"annotators": found})
+        print_json({"annotators": found} | ({"touched": touched} if retract is not None else {}))
         return
     rows = [_annotator_row(annotator, seen.get(annotator.id or 0)) for annotator in found]
     print_table(("name", "role", "status", "since", "last seen"), rows)
+    if retract is not None:
+        say(touched_words(retract, touched))
 
 
 def _change(

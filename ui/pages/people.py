@@ -12,6 +12,7 @@ import streamlit as st
 from dpo_core.team import app_url, invite_link
 from dpo_core.workspace import Workspace
 from store.access_tables import Invite
+from store.ancestry import touched_by
 from store.annotators import (
     change_role,
     count_by_annotator,
@@ -28,6 +29,7 @@ from store.invites import PEOPLE, accounts, add_invite, open_invites, revoke_inv
 from store.logins import last_seen
 from store.models import Annotator, Role
 from ui import components as show
+from ui.lineage_words import touched_words
 from ui.state import act, my_name, research_workspace, show_messages, visitor
 
 HEAD = ("Name", "Role", "Status", "Comparisons", "Last seen (UTC)", "E-mail")
@@ -128,6 +130,8 @@ def about_one(workspace: Workspace, people: list[Annotator]) -> None:
             st.button(label, key=key, on_click=act, args=(written, workspace, function), kwargs=given)
         if who.retracted_at is None:
             retraction(workspace, who)
+    if who.retracted_at is not None:
+        show.paragraph(touched_sentence(workspace, who.name))
 
 
 def actions(who: Annotator) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
@@ -149,10 +153,23 @@ def retraction(workspace: Workspace, who: Annotator) -> None:
     with st.popover("Retract"):
         st.caption(
             "What they said is left out of every snapshot from now on, and asked of others again. Nothing is deleted, "
-            "snapshots cut before stay as they are, and there is no way back."
+            "snapshots and checkpoints made before stay as they are (the Lineage page shows which), and there is no "
+            "way back."
         )
-        press = {"on_click": act, "args": (written, workspace, retract_annotator), "kwargs": {"name": who.name}}
+        press = {"on_click": act, "args": (retract, workspace, who.name)}
         st.button("Retract for good", key=f"retract-{who.id}", type="primary", **press)
+
+
+def retract(workspace: Workspace, name: str) -> None:
+    """Leave somebody out, and say what they are in all the same."""
+    written(workspace, retract_annotator, name=name)
+    st.session_state["notice"] = touched_sentence(workspace, name)
+
+
+def touched_sentence(workspace: Workspace, name: str) -> str:
+    """Which checkpoints were trained on what they said."""
+    with reading(workspace.engine) as session:
+        return touched_words(name, touched_by(session=session, folder=workspace.folder, name=name))
 
 
 def written(workspace: Workspace, function: Callable[..., Any], **given: Any) -> None:
