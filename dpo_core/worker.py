@@ -30,6 +30,7 @@ from dpo_core.automatic import Pilot
 from dpo_core.carry_out import LOG_FORMAT, die_with_parent, first_words, lease_of, thread_count
 from dpo_core.errors import CoreError, RunError
 from dpo_core.progress import note_in_log
+from dpo_core.serving import point_to_serving
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
@@ -56,6 +57,7 @@ def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> 
     A run that `stop` interrupts goes back to the queue. Trouble with the database is logged and waited out.
     Returns the numbers of the runs it had in hand, whatever became of them.
     """
+    point_to_serving(workspace)  # a decision may have been cut off before it came to that
     presence = _Presence(workspace)
     had: list[int] = []
     pilot = Pilot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from dpo_core.duels import all_matches, more_duels
 from dpo_core.errors import GateError, RunError
 from dpo_core.loop import Step, read_loop, start_round, start_training
 from dpo_core.standings import read_standings
+from dpo_core.worker import work
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
 from store.comparisons import Choice, record_comparison
@@ -252,6 +254,21 @@ def test_rolled_back_what_served_before_serves_again(trained: Workspace) -> None
     assert str(current.resolve()) == str(trained.checkpoint_path(base))
     roll_back(trained, by="Bo", to="round-1")
     assert current.resolve().name == "round-1"
+
+
+def test_a_link_that_a_cut_off_decision_left_wrong_is_set_again_by_the_worker(trained: Workspace) -> None:
+    decide(trained, decision=Decision.PROMOTE, by="Rae", force=True)
+    current = trained.folder / "checkpoints" / "current"
+    current.unlink()
+    current.symlink_to("nowhere")
+    work(trained, stop=stopped())
+    assert current.resolve().name == "round-1"
+
+
+def stopped() -> threading.Event:
+    stop = threading.Event()
+    stop.set()
+    return stop
 
 
 def test_the_round_after_is_started_by_what_serves(trained: Workspace) -> None:
