@@ -213,4 +213,4 @@ class ComparisonLaws(RuleBasedStateMachine):
 
 
 TestComparisonLaws = ComparisonLaws.TestCase
-TestComparisonLaws.settings = settings(max_examples=30, stateful_step_count=30, deadline=None, database=None)
+TestComparisonLaws.settings = settings(max_examples=15, stateful_step_count=30, deadline=None, database=None)

@@ -137,4 +137,4 @@ class QueueLaws(RuleBasedStateMachine):
 
 
 TestQueueLaws = QueueLaws.TestCase
-TestQueueLaws.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, database=None)
+TestQueueLaws.settings = settings(max_examples=15, stateful_step_count=30, deadline=None, database=None)

@@ -192,4 +192,4 @@ class RankingLaws(RuleBasedStateMachine):
 
 
 TestRankingLaws = RankingLaws.TestCase
-TestRankingLaws.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, database=None)
+TestRankingLaws.settings = settings(max_examples=12, stateful_step_count=25, deadline=None, database=None)

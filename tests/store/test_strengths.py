@@ -124,7 +124,7 @@ def test_an_anchor_that_never_met_anybody_leaves_all_without_a_value():
     assert strengths(met("base", "base", tie=4), anchor="base") == {"base": Estimate()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(MEETINGS, st.randoms(use_true_random=False))
 def test_laws(meetings: list[Meeting], lots):
     found = strengths(meetings, anchor="base")
