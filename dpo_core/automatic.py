@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dpo_core.config import FILE_NAME, AutomaticSettings, load_settings
-from dpo_core.deciding import decide, gate_to_pass, go_on
+from dpo_core.deciding import decide, go_on
 from dpo_core.duels import more_duels
 from dpo_core.errors import CoreError
-from dpo_core.gate import Gate
+from dpo_core.gate import Gate, gate_to_pass
 from dpo_core.loop import LoopState, Step, read_loop, sample_more, start_round, start_training
 from dpo_core.workspace import Workspace
 from store.database import reading
@@ -116,8 +116,8 @@ def duels_to_write(gate: Gate) -> int:
 def read_plan(workspace: Workspace) -> Plan:
     """What comes next by now."""
     with reading(workspace.engine) as session:
-        state = read_loop(session=session)
-    return plan_next(state, gate_to_pass(workspace), workspace.settings.automatic)
+        state, gate = read_loop(session=session), gate_to_pass(session, workspace)
+    return plan_next(state, gate, workspace.settings.automatic)
 
 
 def take_step(workspace: Workspace) -> Plan | None:

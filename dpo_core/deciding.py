@@ -15,14 +15,13 @@ from dpo_core.loop import candidates, open_round, start_round_in
 from dpo_core.serving import point_to_serving
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
-from store.database import reading, writing
+from store.database import writing
 from store.decision_tables import DecisionRecord
 from store.decisions import decide_round, roll_back_to, served_before
 from store.duels import count_duels
 from store.errors import StateError
 from store.models import Checkpoint, Decision, Round, RoundStatus
 from store.roles import require_researcher
-from store.rounds import latest_round
 
 
 def decide(workspace: Workspace, *, decision: Decision, by: str, force: bool = False) -> Round:
@@ -125,12 +124,3 @@ def roll_back(workspace: Workspace, *, by: str, to: str | None = None) -> Decisi
         record = roll_back_to(session=session, checkpoint=target, by=by)
     point_to_serving(workspace)
     return record
-
-
-def gate_to_pass(workspace: Workspace) -> Gate | None:
-    """What the gate says of the checkpoint that is to be decided about; None where there is none."""
-    with reading(workspace.engine) as session:
-        current = latest_round(session=session)
-        if current is None or current.status != RoundStatus.DECIDING or current.result_checkpoint_id is None:
-            return None
-        return read_gate(session, workspace, session.get_one(Checkpoint, current.result_checkpoint_id))

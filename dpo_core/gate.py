@@ -16,7 +16,8 @@ from dpo_core.alarms import is_beyond, recorded_alarms
 from dpo_core.config import GateSettings
 from dpo_core.duels import Match, read_matches
 from dpo_core.workspace import Workspace
-from store.models import Checkpoint, Decision
+from store.models import Checkpoint, Decision, RoundStatus
+from store.rounds import latest_round
 from store.win_rate import DuelVerdict
 from store.wording import counted
 
@@ -64,6 +65,14 @@ class Gate:
         """For the record of a decision."""
         conditions = [asdict(condition) for condition in self.conditions]
         return {"conditions": conditions, "matches": [match.as_record() for match in self.matches]}
+
+
+def gate_to_pass(session: Session, workspace: Workspace) -> Gate | None:
+    """What the gate says of the checkpoint that is to be decided about; None where there is none."""
+    current = latest_round(session=session)
+    if current is None or current.status != RoundStatus.DECIDING or current.result_checkpoint_id is None:
+        return None
+    return read_gate(session, workspace, session.get_one(Checkpoint, current.result_checkpoint_id))
 
 
 def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) -> Gate:

@@ -16,8 +16,9 @@ from scipy.stats import binomtest
 from sqlmodel import Session
 
 from dpo_core.carry_out import carry_out_here
-from dpo_core.deciding import decide, gate_to_pass
+from dpo_core.deciding import decide
 from dpo_core.errors import RunError
+from dpo_core.gate import gate_to_pass
 from dpo_core.loop import Step, read_loop, sample_more, start_round, start_training
 from dpo_core.policies import load_policy
 from dpo_core.progress import Listener
@@ -235,9 +236,11 @@ def _duel(
     if run is None:
         return None
     _carry_out(workspace, run, listener)
-    while (gate := gate_to_pass(workspace)) is not None and gate.open_duels:
+    while True:
         with writing(workspace.engine) as session:
-            shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id)
+            gate = gate_to_pass(session, workspace)
+            some_are_open = gate is not None and gate.open_duels > 0
+            shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id) if some_are_open else None
             if shown is None:
                 break
             _judge(session, shown, annotator_id, persona, draw)

@@ -6,7 +6,8 @@ The new checkpoint's completion is the pair's `a`: the sides on which the two st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -84,7 +85,7 @@ def add_duels(*, session: Session, round_id: int, duels: Sequence[tuple[Completi
             purpose=Purpose.DUEL,
             position=place,
         )
-    _ask_more(session, round_id, len(kept))
+    _ask_more(session, {round_id: len(kept)})
     return len(kept)
 
 
@@ -101,12 +102,13 @@ def _places(session: Session, round_id: int, count: int, seed: int) -> list[int]
     return list(range((last or 0) + 1, (last or 0) + 1 + count))
 
 
-def _ask_more(session: Session, round_id: int, count: int) -> None:
-    """Let the round ask for so many duels more, and everybody look for them from the head of its queue."""
-    found = session.get_one(Round, round_id)
-    found.duels += count
-    session.add(found)
-    session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id) == round_id))
+def _ask_more(session: Session, counts: Mapping[int, int]) -> None:
+    """Let each of these rounds ask for so many duels more, and everybody look for them from the head of its queue."""
+    for round_id, count in counts.items():
+        found = session.get_one(Round, round_id)
+        found.duels += count
+        session.add(found)
+    session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id).in_(counts)))
 
 
 def move_open_duels(*, session: Session, round_id: int, checkpoint_id: int, places: int, seed: int) -> int:
@@ -129,13 +131,12 @@ def move_open_duels(*, session: Session, round_id: int, checkpoint_id: int, plac
         )
         .order_by(col(Pair.id))
     ).all()
+    fewer = Counter(pair.round_id for pair in left if pair.round_id is not None)
     draw = Random(seed)
     for pair in left:
-        assert pair.round_id is not None
-        _ask_more(session, pair.round_id, -1)
         pair.round_id, pair.position = round_id, draw.randrange(max(1, places))
         session.add(pair)
-    _ask_more(session, round_id, len(left))
+    _ask_more(session, {number: -count for number, count in fewer.items()} | {round_id: len(left)})
     return len(left)
 
 
@@ -150,39 +151,35 @@ def judged_duels(*, session: Session, checkpoint_id: int, against_id: int) -> li
 
     Skips and decisions of the inbox are not among them, nor what retracted annotators said.
     """
+    longer_by = func.length(_NEW.text) - func.length(_OLD.text)
     rows = session.execute(
-        sa.select(col(Pair.prompt_id), col(Comparison.verdict), func.length(_NEW.text) - func.length(_OLD.text))
-        .select_from(Comparison)
-        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
-        .join(_NEW, _NEW.id == col(Pair.completion_a_id))
-        .join(_OLD, _OLD.id == col(Pair.completion_b_id))
-        .where(_NEW.checkpoint_id == checkpoint_id, _OLD.checkpoint_id == against_id, *_stands())
+        _judged(col(Pair.prompt_id), col(Comparison.verdict), longer_by)
+        .where(_NEW.checkpoint_id == checkpoint_id, _OLD.checkpoint_id == against_id)
         .order_by(col(Comparison.id))
     )
     return [Duel(prompt, _OUTCOMES[Verdict(verdict)], difference) for prompt, verdict, difference in rows]
 
 
-def _stands() -> tuple[Any, ...]:
-    """Conditions on a comparison that tells of a duel."""
+def _judged(*columns: Any) -> Any:
+    """A query for what tells of a duel: the comparison, its pair and both completions."""
     retracted = sa.select(col(Annotator.id)).where(col(Annotator.retracted_at).is_not(None))
     return (
-        col(Pair.purpose) == Purpose.DUEL,
-        col(Comparison.superseded_at).is_(None),
-        ~col(Comparison.adjudicates),
-        col(Comparison.verdict) != Verdict.SKIP,
-        col(Comparison.annotator_id).not_in(retracted),
+        sa.select(*columns)
+        .select_from(Comparison)
+        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(_NEW, _NEW.id == col(Pair.completion_a_id))
+        .join(_OLD, _OLD.id == col(Pair.completion_b_id))
+        .where(
+            col(Pair.purpose) == Purpose.DUEL,
+            col(Comparison.superseded_at).is_(None),
+            ~col(Comparison.adjudicates),
+            col(Comparison.verdict) != Verdict.SKIP,
+            col(Comparison.annotator_id).not_in(retracted),
+        )
     )
 
 
 def all_met(*, session: Session) -> list[tuple[int, int]]:
     """Every two checkpoints that met in a duel which was judged: the new one first."""
-    rows = session.execute(
-        sa.select(_NEW.checkpoint_id, _OLD.checkpoint_id)
-        .select_from(Comparison)
-        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
-        .join(_NEW, _NEW.id == col(Pair.completion_a_id))
-        .join(_OLD, _OLD.id == col(Pair.completion_b_id))
-        .where(*_stands())
-        .distinct()
-    )
+    rows = session.execute(_judged(_NEW.checkpoint_id, _OLD.checkpoint_id).distinct())
     return sorted((new, old) for new, old in rows)

@@ -77,7 +77,7 @@ SCRIPT = (
   };
   const reason = (key) => document.querySelector(`[class*="st-key-why-${key}-"] button`);
   const answerWhy = () => {
-    if (asking.of !== onScreen() || performance.now() - asking.at > 5000) { asking = null; return; }
+    if (asking.of !== onScreen() || performance.now() - asking.at > 20000) { asking = null; return; }
     if (!reason("1")) { setTimeout(answerWhy, 20); return; }
     const { key } = asking;
     asking = null;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dpo_core.automatic import Act, read_plan
+from dpo_core.automatic import Act, Plan
 from dpo_core.editing_settings import change_section
 from dpo_core.workspace import Workspace
 from ui.state import act, reload_settings
@@ -16,7 +16,7 @@ MEANT = (
 LEADS = {Act.WAIT: "Waiting: ", Act.STOP: "Stopped: "}
 
 
-def automatic_control(workspace: Workspace) -> None:
+def automatic_control(workspace: Workspace, plan: Plan) -> None:
     """On or off; while it is on, what comes next and why."""
     is_on = workspace.settings.automatic.on
     with st.container(horizontal=True, vertical_alignment="center", key="automatic"):
@@ -24,7 +24,6 @@ def automatic_control(workspace: Workspace) -> None:
             "Automatic rounds", value=is_on, key=f"automatic-{is_on}", help=MEANT, on_change=switch, args=(workspace,)
         )
         if is_on:
-            plan = read_plan(workspace)
             st.caption(f"{LEADS.get(plan.act, 'Next: ')}{plan.why}", width="content")
 
 

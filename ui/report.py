@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from dpo_core.alarms import recorded_alarms
-from dpo_core.duels import Match, all_matches, read_match
+from dpo_core.duels import Match, all_matches
 from dpo_core.errors import RunError
 from dpo_core.loop import RoundStory, round_stories
 from dpo_core.standings import read_standings
@@ -44,7 +44,7 @@ class Facts:
     stories: list[RoundStory]
     prompts: dict[str, int]
     matches: list[Match]
-    parents: dict[int, Match]  # by round: the new checkpoint against its parent
+    parents: dict[int, Match | None]  # by round: the new checkpoint against its parent
     points: dict[str, Estimate]
     serving: Checkpoint
     decisions: list[DecisionRecord]
@@ -64,13 +64,12 @@ def write_report(workspace: Workspace, *, round_number: int | None = None) -> st
 
 def read_facts(workspace: Workspace) -> Facts:
     """Everything that a report of the whole effort tells."""
-    alpha = workspace.settings.duels.alpha
     with reading(workspace.engine) as session:
         stories = round_stories(session=session)
+        matches = all_matches(session, alpha=workspace.settings.duels.alpha)
+        met = {(match.checkpoint, match.against): match for match in matches}
         parents = {
-            entry.round.number: read_match(
-                session, entry.result, session.get_one(Checkpoint, entry.result.parent_id), alpha=alpha
-            )
+            entry.round.number: met.get((entry.result.name, session.get_one(Checkpoint, entry.result.parent_id).name))
             for entry in stories
             if entry.result is not None and entry.result.parent_id is not None
         }
@@ -80,7 +79,7 @@ def read_facts(workspace: Workspace) -> Facts:
             at=now(),
             stories=stories,
             prompts=count_prompts(session=session),
-            matches=all_matches(session, alpha=alpha),
+            matches=matches,
             parents=parents,
             points=read_standings(session),
             serving=serving_checkpoint(session=session),

@@ -9,14 +9,14 @@ import streamlit as st
 from sqlmodel import Session
 
 from dpo_core.deciding import roll_back
-from dpo_core.duels import read_match
 from dpo_core.loop import RoundStory
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import list_decisions, served_before, serving_checkpoint
+from store.duels import judged_duels
 from store.intervals import Estimate
-from store.models import Checkpoint
 from store.snapshots import trained_words
+from store.win_rate import win_rate
 from ui import components as show
 from ui import story
 from ui.duel_words import STRENGTHS, serving_words, strength_rows
@@ -107,8 +107,9 @@ def _won(session: Session, workspace: Workspace, entry: RoundStory) -> str:
     """How often the round's new checkpoint won against its parent, blind."""
     if entry.result is None or entry.result.parent_id is None:
         return "–"
-    parent = session.get_one(Checkpoint, entry.result.parent_id)
-    found = read_match(session, entry.result, parent, alpha=workspace.settings.duels.alpha).win_rate
+    assert entry.result.id is not None
+    said = judged_duels(session=session, checkpoint_id=entry.result.id, against_id=entry.result.parent_id)
+    found = win_rate(said, alpha=workspace.settings.duels.alpha)
     if found.rate is None:
         return "–"
     return f"{story.percent(found.rate)} ({story.percent(found.interval[0])} to {story.percent(found.interval[1])})"

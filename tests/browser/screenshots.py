@@ -16,8 +16,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from dpo_core.carry_out import carry_out_here
-from dpo_core.deciding import gate_to_pass, go_on
+from dpo_core.deciding import go_on
 from dpo_core.demo import open_demo, start_first_round
+from dpo_core.gate import gate_to_pass
 from dpo_core.loop import read_loop, start_training
 from dpo_core.simulate import Persona
 from dpo_core.tastes import load_taste
@@ -67,8 +68,15 @@ def a_round(workspace: Workspace) -> None:
     start_training(workspace, by="me")
     carry_out(workspace)
     carry_out(workspace)  # the duels
-    while (gate := gate_to_pass(workspace)) is not None and gate.open_duels:
+    while waiting_duels(workspace):
         compare(workspace, 1)
+
+
+def waiting_duels(workspace: Workspace) -> int:
+    """How many duels of the new checkpoint want an answer."""
+    with reading(workspace.engine) as session:
+        gate = gate_to_pass(session, workspace)
+    return gate.open_duels if gate is not None else 0
 
 
 def shoot(browser: Browser, workspace: Workspace, name: str, height: int) -> Path:

@@ -11,9 +11,10 @@ import pytest
 from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
-from dpo_core.deciding import decide, gate_to_pass, go_on, roll_back
+from dpo_core.deciding import decide, go_on, roll_back
 from dpo_core.duels import all_matches, more_duels
 from dpo_core.errors import GateError, RunError
+from dpo_core.gate import gate_to_pass
 from dpo_core.loop import Step, read_loop, start_round, start_training
 from dpo_core.standings import read_standings
 from dpo_core.worker import work
@@ -113,7 +114,8 @@ def test_the_gate_waits_then_opens_and_the_record_keeps_why(trained: Workspace) 
         more = more_duels(trained, pairs=12, by="Rae")
         assert carry_out_here(trained, more.id or 0).status == RunStatus.DONE
     judge(trained, "w" * 18 + "tl")
-    gate = gate_to_pass(trained)
+    with reading(trained.engine) as session:
+        gate = gate_to_pass(session, trained)
     assert gate is not None and gate.is_open and gate.suggestion == Decision.PROMOTE
     [match] = gate.matches
     assert (match.win_rate.won, match.win_rate.lost, match.win_rate.ties) == (18, 1, 1)

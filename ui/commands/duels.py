@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dpo_core.deciding import gate_to_pass
 from dpo_core.duels import Match, all_matches, more_duels
-from dpo_core.gate import match_words
+from dpo_core.gate import gate_to_pass, match_words
 from dpo_core.standings import read_standings
 from dpo_core.workspace import open_workspace
 from store.database import reading
@@ -41,7 +40,7 @@ def duels(
         return
     with reading(opened.engine) as session:
         matches, points = all_matches(session, alpha=opened.settings.duels.alpha), read_standings(session)
-    gate = gate_to_pass(opened)
+        gate = gate_to_pass(session, opened)
     if as_json:
         print_json({"matches": matches, "gate": gate, "strengths": points})
         return

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
-from dpo_core.automatic import duels_to_write
-from dpo_core.deciding import decide, gate_to_pass, go_on, pick_candidate
+from dpo_core.automatic import duels_to_write, plan_next
+from dpo_core.deciding import decide, go_on, pick_candidate
 from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.filters import late_ones_count, missing_to_train
-from dpo_core.gate import Gate
+from dpo_core.gate import Gate, gate_to_pass
 from dpo_core.loop import (
     LoopState,
     RoundStory,
@@ -47,7 +48,16 @@ from ui.state import act, errors_in_words, my_name, research_workspace, show_mes
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
-Read = tuple[LoopState, list[Worker], list[RoundStory]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that this page shows, as it was at one moment. `gate`: of the checkpoint to decide about, if there is one."""
+
+    state: LoopState
+    workers: list[Worker]
+    stories: list[RoundStory]
+    gate: Gate | None
 
 
 def main() -> None:
@@ -56,37 +66,41 @@ def main() -> None:
     show.page_head("Loop")
     show_messages()
     drawn = read(workspace)
-    state, _, stories = drawn
     with st.container(border=True, key="now"):
         follow(drawn)
-        if can_train(state):
-            plan_of_training(workspace, state)
+        if can_train(drawn.state):
+            plan_of_training(workspace, drawn.state)
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
-            actions(workspace, state, stories)
-    automatic_control(workspace)
-    history(workspace, stories)
+            actions(workspace, drawn)
+    automatic_control(workspace, plan_next(drawn.state, drawn.gate, workspace.settings.automatic))
+    history(workspace, drawn.stories)
 
 
-def read(workspace: Workspace) -> Read:
-    """All that this page shows, as it is at one moment."""
+def read(workspace: Workspace) -> Seen:
+    """What there is to show by now."""
     with reading(workspace.engine) as session:
-        return read_loop(session=session), live_workers(session=session), round_stories(session=session)
+        return Seen(
+            state=read_loop(session=session),
+            workers=live_workers(session=session),
+            stories=round_stories(session=session),
+            gate=gate_to_pass(session, workspace),
+        )
 
 
-def follow(drawn: Read) -> None:
+def follow(drawn: Seen) -> None:
     """The open round as it is by now. Draws the whole page anew where what can be done has changed."""
     fresh = [drawn]  # for the first time; after that it is read again
 
     def live() -> None:
         with errors_in_words():
             workspace = research_workspace()
-            state, workers, stories = fresh.pop() if fresh else read(workspace)
-            if what_can_be_done(state) != what_can_be_done(drawn[0]):
+            seen = fresh.pop() if fresh else read(workspace)
+            if what_can_be_done(seen.state) != what_can_be_done(drawn.state):
                 st.rerun()
-            now(workspace, state, workers, stories)
+            now(workspace, seen)
 
-    st.fragment(live, run_every=refresh_seconds(drawn[0]))()
+    st.fragment(live, run_every=refresh_seconds(drawn.state))()
 
 
 def what_can_be_done(state: LoopState) -> tuple[object, ...]:
@@ -103,16 +117,17 @@ def refresh_seconds(state: LoopState) -> float | None:
     return 5 if state.step in (Step.COMPARE, Step.DECIDE) else None
 
 
-def now(workspace: Workspace, state: LoopState, workers: list[Worker], stories: list[RoundStory]) -> None:
+def now(workspace: Workspace, seen: Seen) -> None:
     """The open round, and how far it is."""
+    state = seen.state
     words = story.headline(state)
     if story.stage_of(state) >= 0:
         show.steps(story.STAGES, story.stage_of(state))
     st.subheader(words.title, anchor=False)
     show.paragraph(words.text)
-    details(workspace, state, stories)
+    details(workspace, seen)
     after_the_cut(workspace, state)
-    show.worker_warning(workers, state.run)
+    show.worker_warning(seen.workers, state.run)
 
 
 def can_train(state: LoopState) -> bool:
@@ -121,8 +136,9 @@ def can_train(state: LoopState) -> bool:
     return state.step == Step.TRAIN or early or (state.step == Step.START_ROUND and state.imported > 0)
 
 
-def details(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
+def details(workspace: Workspace, seen: Seen) -> None:
     """Progress, verdict or error, as the step asks for."""
+    state = seen.state
     if state.step in (Step.COMPARE, Step.TRAIN) and state.round is not None and not state.imported:
         show.meter(state.comparisons["done"], state.round.target)
     if state.open_run is not None:
@@ -131,14 +147,13 @@ def details(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -
         why = state.run.error or f"Run {state.run.id} was {state.run.status}."
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
-        duels_and_gate(workspace, state)
-        judgement(workspace, stories[-1].result)
-        alarms_line(stories[-1])
+        duels_and_gate(state, seen.gate)
+        judgement(workspace, seen.stories[-1].result)
+        alarms_line(seen.stories[-1])
 
 
-def duels_and_gate(workspace: Workspace, state: LoopState) -> None:
+def duels_and_gate(state: LoopState, gate: Gate | None) -> None:
     """What people say of the new checkpoint, and what promotion asks; or why its duels were not written."""
-    gate = gate_to_pass(workspace)
     if gate is not None:
         draw_gate(gate)
     run = state.run
@@ -218,8 +233,12 @@ def try_training(workspace: Workspace, *, number: int, early: bool, force: bool 
     act(start)
 
 
-def actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
+def actions(workspace: Workspace, seen: Seen) -> None:
     """The next step as the one obvious button; the alternatives beside it."""
+    state = seen.state
+    if seen.gate is not None:
+        decide_actions(workspace, state, seen.stories[-1], seen.gate)
+        return
     drawn = {
         Step.IMPORT_PROMPTS: import_actions,
         Step.START_ROUND: start_actions,
@@ -227,10 +246,9 @@ def actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -
         Step.COMPARE: compare_actions,
         Step.TRAIN: train_actions,
         Step.WAIT_FOR_TRAINING: waiting_actions,
-        Step.DECIDE: decide_actions,
         Step.MEND_RUN: mend_actions,
     }
-    drawn[state.step](workspace, state, stories)
+    drawn[state.step](workspace, state)
 
 
 def button(label: str, function: Any, *args: Any, primary: bool = False, said: str = "", **kwargs: Any) -> None:
@@ -245,12 +263,12 @@ def go(label: str, page: str, *, primary: bool = False) -> None:
         st.switch_page(page)
 
 
-def import_actions(_workspace: Workspace, _state: LoopState, _stories: list[RoundStory]) -> None:
+def import_actions(_workspace: Workspace, _state: LoopState) -> None:
     """Nothing to ask yet."""
     go("Import prompts", story.DATA_PAGE, primary=True)
 
 
-def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+def start_actions(workspace: Workspace, state: LoopState) -> None:
     """Start the next round."""
     number = state.round.number + 1 if state.round else 1
     button(f"Start round {number}", start_round, workspace, by=my_name(), primary=True)
@@ -258,7 +276,7 @@ def start_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
         train_button(f"Train on {counted(state.imported, 'imported comparison')}", workspace, state)
 
 
-def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+def waiting_actions(workspace: Workspace, state: LoopState) -> None:
     """A run is going: it can be watched; comparing can go on meanwhile, and is not pressed on people in vain."""
     writing = state.step == Step.WAIT_FOR_PAIRS  # the Label page waits for the first pair by itself
     counts = writing or late_ones_count(workspace)
@@ -267,7 +285,7 @@ def waiting_actions(workspace: Workspace, state: LoopState, _stories: list[Round
     go("Watch the run", story.RUNS_PAGE, primary=not counts)
 
 
-def compare_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+def compare_actions(workspace: Workspace, state: LoopState) -> None:
     """Compare, or have nobody compare for a while; train early or ask for more pairs."""
     if story.paused(state):
         button("Resume", resume, workspace, primary=True)
@@ -289,7 +307,7 @@ def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
     button(label, sample_more, workspace, pairs=MORE_PAIRS, by=my_name(), primary=primary)
 
 
-def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+def train_actions(workspace: Workspace, state: LoopState) -> None:
     """Train; or compare on while pairs are left. A round on imports has only its training."""
     train_button("Train", workspace, state, primary=True)
     if story.paused(state):
@@ -300,14 +318,12 @@ def train_actions(workspace: Workspace, state: LoopState, _stories: list[RoundSt
         more_pairs(workspace)
 
 
-def decide_actions(workspace: Workspace, state: LoopState, stories: list[RoundStory]) -> None:
+def decide_actions(workspace: Workspace, state: LoopState, entry: RoundStory, gate: Gate) -> None:
     """What the gate speaks for as the one obvious button: compare on, promote, or keep the parent."""
     assert state.round is not None
-    new, gate = stories[-1].result, gate_to_pass(workspace)
-    assert new is not None and gate is not None
-    picker(workspace, stories[-1])
+    picker(workspace, entry)
     labels = {
-        Decision.PROMOTE: f"Promote {new.name} and start round {state.round.number + 1}",
+        Decision.PROMOTE: f"Promote {gate.checkpoint} and start round {state.round.number + 1}",
         Decision.KEEP: f"Keep {state.checkpoint.name} and start round {state.round.number + 1}",
     }
     suggested = gate.suggestion
@@ -369,7 +385,7 @@ def pick(workspace: Workspace) -> None:
     act(pick_candidate, workspace, checkpoint=st.session_state["picked"], by=my_name())
 
 
-def mend_actions(workspace: Workspace, state: LoopState, _stories: list[RoundStory]) -> None:
+def mend_actions(workspace: Workspace, state: LoopState) -> None:
     """Try a stopped run again, or give it up."""
     assert state.run is not None
     button("Try again", retry, workspace, run_id=state.run.id, primary=True)
