@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit  # scipy.stats has the same, and takes a second to load
 
 Interval = tuple[float, float]
 
@@ -48,7 +48,7 @@ def share_interval(values: Sequence[float], clusters: Sequence[Hashable], *, lev
 
 def wilson(share: float, count: float, *, level: float = 0.95) -> Interval:
     """Wilson's interval (1927) for a share of `count` observations, which need not be whole."""
-    z = float(norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -75,7 +75,7 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable], *, leve
     mean, count = _mean(values), len(set(clusters))
     if count < 2:
         return -math.inf, math.inf
-    half = float(t.ppf(0.5 + level / 2, count - 1)) * math.sqrt(_variances(values, clusters)[1])
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * math.sqrt(_variances(values, clusters)[1])
     return mean - half, mean + half
 
 

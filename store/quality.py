@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import bdtr
 from sqlmodel import Session
 
 from store.agreement import Couple, agreements, alphas, meetings
@@ -192,7 +192,8 @@ def _coin(left: Flags) -> Estimate:
 
 
 def _departs(left: Flags, looked_at: int) -> bool:
-    return bool(len(left)) and bool(binomtest(int(left.sum()), len(left)).pvalue * looked_at < LEVEL)
+    rarer = min(int(left.sum()), len(left) - int(left.sum()))
+    return bool(len(left)) and bool(2 * bdtr(rarer, len(left), 0.5) * looked_at < LEVEL)  # the exact binomial test
 
 
 def _too_fast(timed: Answers) -> Flags:

@@ -28,8 +28,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize
-from scipy.special import betaln, expit, log_expit, xlog1py, xlogy
-from scipy.stats import t
+from scipy.special import betaln, expit, log_expit, stdtrit, xlog1py, xlogy
 
 from store.intervals import Estimate, Interval, wilson
 
@@ -158,7 +157,7 @@ def length_controlled(duels: Sequence[Duel]) -> Estimate:
         return Estimate(float(won[0]), wilson(float(won[0]), len(numbers)), len(decided))
     features = _length_features(np.array([float(duel.length_difference) for duel in decided]))
     odds, error = _log_odds(features, won, np.array([numbers[duel.prompt] for duel in decided]))
-    half = float(t.ppf(0.975, len(numbers) - 1)) * error
+    half = float(stdtrit(len(numbers) - 1, 0.975)) * error
     return Estimate(float(expit(odds)), (float(expit(odds - half)), float(expit(odds + half))), len(decided))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -75,6 +76,21 @@ def few_threads() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def quick_collections() -> None:
+    """What was imported is no garbage: a collection need not look through it, which takes a third of a second.
+
+    Trainings collect several times each, and Streamlit does after every rerun.
+    """
+    if len(sys.modules) > _frozen["modules"]:
+        _frozen["modules"] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+_frozen = {"modules": 0}
 
 
 @pytest.fixture(scope="session")
