@@ -10,7 +10,6 @@ import difflib
 import json
 import shlex
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +50,34 @@ class RoundSettings(Section):
     held_out_share: float = Field(
         0.2, ge=0, le=0.9, description="Share of prompts never trained on, to judge with. Fixed when prompts come in."
     )
+
+
+class SelectionSettings(Section):
+    """Which two of a prompt's completions are asked about. The others are kept, and asked of nobody."""
+
+    candidates: int = Field(
+        2, ge=2, le=16, description="Completions written for each prompt, to choose two from; 2: nothing is chosen."
+    )
+    by: Literal["random", "near", "far", "diverse", "mixed"] = Field(
+        "random", description='"near" or "far" in implicit reward, "diverse" texts, "mixed": these in turn; "random".'
+    )
+    random_share: float = Field(
+        0.25, ge=0, lt=1, description="Share of prompts whose pair is not chosen, to measure what choosing gains."
+    )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose from."""
+        return self.candidates > 2
+
+    @model_validator(mode="after")
+    def can_be_measured(self) -> SelectionSettings:
+        """Refuse a rule that has nothing to choose from, and one whose gain nobody could tell."""
+        if self.by != "random" and not self.chooses:
+            raise ValueError(f'by = "{self.by}" has nothing to choose from while candidates is 2: set it to 4, say')
+        if self.chooses and not self.random_share:
+            raise ValueError("random_share must be above 0: without pairs left to chance nobody can tell the gain")
+        return self
 
 
 class LabelSettings(Section):
@@ -324,6 +351,7 @@ class Settings(Section):
 
     model: ModelSettings = ModelSettings()
     round: RoundSettings = RoundSettings()
+    selection: SelectionSettings = SelectionSettings()
     label: LabelSettings = LabelSettings()
     queue: QueueSettings = QueueSettings()
     duels: DuelSettings = DuelSettings()
@@ -336,6 +364,16 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     team: TeamSettings = TeamSettings()
     store: StoreSettings = StoreSettings()
+
+    @model_validator(mode="after")
+    def ranked_or_chosen(self) -> Settings:
+        """Refuse to choose among completions that are all ranked."""
+        if self.selection.chooses and self.round.completions_per_prompt > 2:
+            raise ValueError(
+                "selection.candidates above 2 chooses a pair, and round.completions_per_prompt above 2 has all of a "
+                "prompt's completions ranked: leave one of them at 2"
+            )
+        return self
 
 
 def load_settings(path: Path) -> Settings:
@@ -356,39 +394,18 @@ def parse_settings(text: str, path: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}.") from error
     except ValidationError as error:
-        problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
-        raise SettingsError(f"{path} has settings that cannot be used:\n{problems}") from error
+        raise SettingsError(f"{path} has settings that cannot be used:\n{problem_words(error)}") from error
 
 
-def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["beta=0.2", "loss_type=ipo"]` as values, each written as in pairloop.toml; a word needs no quotes.
-
-    Raises SettingsError.
-    """
-    return dict(_assignment(text) for text in assignments)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise SettingsError(f"{text!r} is not a setting. Write it as KEY=VALUE, for instance beta=0.2.")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
-def change_training(settings: TrainingSettings, changes: dict[str, Any]) -> TrainingSettings:
-    """These training settings with some changed. Raises SettingsError that names the setting, and the nearest one."""
-    try:
-        return Settings.model_validate({"training": settings.model_dump() | changes}).training
-    except ValidationError as error:
-        problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
-        raise SettingsError(f"These training settings cannot be used. Nothing was started.\n{problems}") from error
+def problem_words(error: ValidationError) -> str:
+    """What is wrong with settings, a line for each."""
+    return "\n".join(f"  {_problem(item)}" for item in error.errors())
 
 
 def _problem(item: Any) -> str:
     where = [str(part) for part in item["loc"]]
+    if not where:  # of several sections: what they are need not be told again
+        return str(item["msg"])
     if item["type"] != "extra_forbidden":
         return f"{'.'.join(where)}: {item['msg']} (it is {item['input']!r})"
     known = _keys_at(where[:-1])

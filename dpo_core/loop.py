@@ -23,7 +23,8 @@ from typing import Any
 
 from sqlmodel import Session
 
-from dpo_core.config import change_training
+from dpo_core.changing_settings import change_training
+from dpo_core.config import Settings
 from dpo_core.errors import RunError
 from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
@@ -226,9 +227,15 @@ def _queue_sampling(
         "wanted": settings.round.comparisons_per_pair,
         "overlap": settings.queue.overlap,
         **({"per_prompt": per_prompt} if per_prompt != 2 else {}),
+        **({"selection": _selection(settings)} if settings.selection.chooses else {}),
         "sampling": settings.sampling.model_dump() | {"seed": settings.sampling.seed + 1000 * current.number + first},
     }
     return queue_run(session=session, kind=RunKind.SAMPLE, settings=details, requested_by=by, round_id=current.id)
+
+
+def _selection(settings: Settings) -> dict[str, Any]:
+    """How the run selects its pairs, with the scale of implicit rewards."""
+    return {"rule": settings.selection.model_dump(), "beta": settings.training.beta}
 
 
 def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:

@@ -4,7 +4,8 @@
     sample_round         a sample run: completions become pairs, a batch at a time, ready to be compared at once
 
 A text follows from (seed, prompt, attempt) and from nothing else, so that a run that is killed and resumed makes the
-pairs it would have made. Time to the first pair counts: nothing here imports trl, datasets or (full checkpoints) peft.
+pairs it would have made. Time to the first pair counts: nothing here imports trl, datasets or (full checkpoints) peft,
+unless pairs are selected by reward.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import torch
 from sqlmodel import Session, col, func, select
 from transformers import PreTrainedModel
 
-from dpo_core.config import SamplingSettings
+from dpo_core.config import SamplingSettings, SelectionSettings
 from dpo_core.decoding import Law, Row, continue_prompts
 from dpo_core.errors import RunError
 from dpo_core.policies import context_length, encode_prompt, load_policy, stop_ids
 from dpo_core.progress import RunProgress
 from dpo_core.queueing import comparisons_wanted
+from dpo_core.selection import BY_REWARD, Selected, select_pair
 from dpo_core.workspace import Workspace
-from store.checkpoints import get_checkpoint
+from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
 from store.hashing import content_hash, text_hash
-from store.models import Checkpoint, Completion, Pair, Round, RoundStatus, Run
+from store.models import Checkpoint, Completion, Pair, Round, RoundStatus, Run, SelectedBy
 from store.pairs import NewCompletion, add_completion, add_pair
 from store.prompts import Message, prompts_by_id
 from store.rounds import set_round_status
@@ -178,6 +180,7 @@ class _Question:
     prompt_id: int
     position: int
     messages: list[Message]
+    held_out: bool
 
 
 @dataclass
@@ -198,7 +201,8 @@ class _Tally:
 def sample_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     """Carry out a sample run: write two completions of each of its prompts and queue them as pairs.
 
-    Three or more, where the run asks for so many, are queued as a slate, to be ranked together.
+    Three or more, where the run asks for so many, are queued as a slate, to be ranked together; or two of them are
+    selected (selection.py), and the others only kept.
     Every batch is one transaction, so that a run that stops leaves whole pairs, and goes on after them when resumed.
     Ends with the round open for comparing. Raises RunError where no pair could be made, ModelError, RunCancelled,
     LostRunError.
@@ -220,7 +224,7 @@ def _open_questions(workspace: Workspace, run: Run) -> list[_Question]:
         prompts = prompts_by_id(session=session, ids=ids)
     first = run.settings["first_position"]
     return [
-        _Question(prompt_id, first + place, prompts[prompt_id].messages)
+        _Question(prompt_id, first + place, prompts[prompt_id].messages, prompts[prompt_id].held_out)
         for place, prompt_id in enumerate(ids)
         if prompt_id not in done
     ]
@@ -247,14 +251,48 @@ def _write_pairs(
     def on_step() -> None:  # a batch may take minutes: Cancel is heard at every token
         progress.report("sample", tally.handled, total)
 
+    select = _selector(workspace, run, checkpoint, model, tokenizer, on_step)
     for batch in _batches(fitting, lengths, settings.batch_size):
         prompts = [entry.messages for entry in batch]
         written = sample_completions(
             model, tokenizer, prompts, settings, per_prompt=_per_prompt(run), seed=settings.seed, on_step=on_step
         )
-        _save(workspace, run, batch, written)
+        selected = [select(entry, found) for entry, found in zip(batch, written, strict=True)]
+        _save(workspace, run, batch, written, selected)
         _count(tally, written)
         progress.report("sample", tally.handled, total, {"tokens_per_second": round(tally.tokens / tally.seconds, 1)})
+
+
+Select = Callable[[_Question, Sequence[NewCompletion]], Selected | None]
+
+
+def _selector(
+    workspace: Workspace, run: Run, checkpoint: Checkpoint, model: Any, tokenizer: Any, on_step: Callable[[], None]
+) -> Select:
+    """What selects two of a prompt's completions; it selects nothing where the run does not choose."""
+    asked = run.settings.get("selection")
+    if asked is None:
+        return lambda entry, written: None
+    settings, seed = SelectionSettings.model_validate(asked["rule"]), run.settings["sampling"]["seed"]
+    with reading(workspace.engine) as session:
+        base = base_checkpoint(session=session)
+    rewards = None
+    if settings.by in BY_REWARD and checkpoint.id != base.id:  # the base's own rewards are all 0
+        from dpo_core.candidate_rewards import CandidateRewards  # trl takes seconds to load
+
+        rewards = CandidateRewards(model, load_writer(workspace, base)[0], tokenizer, asked["beta"])
+
+    def select(entry: _Question, written: Sequence[NewCompletion]) -> Selected | None:
+        if len(written) < 2:
+            return None
+        if entry.held_out:  # what judges a policy must not be selected by it
+            return Selected((0, 1), SelectedBy.HELD_OUT, None)
+        on_step()
+        texts = [new.text for new in written]
+        known = None if rewards is None else rewards.of(entry.messages, texts)
+        return select_pair(texts, settings=settings, named=f"{seed}:{content_hash(entry.messages)}", rewards=known)
+
+    return select
 
 
 def load_writer(workspace: Workspace, checkpoint: Checkpoint) -> tuple[Any, Any]:
@@ -279,7 +317,11 @@ def _batches(questions: Sequence[_Question], lengths: dict[int, int], size: int)
 
 
 def _save(
-    workspace: Workspace, run: Run, batch: Sequence[_Question], written: Sequence[Sequence[NewCompletion]]
+    workspace: Workspace,
+    run: Run,
+    batch: Sequence[_Question],
+    written: Sequence[Sequence[NewCompletion]],
+    selected: Sequence[Selected | None],
 ) -> None:
     """Completions and pairs of one batch, all or none. Raises LostRunError where the run has another holder."""
     assert run.id is not None
@@ -287,30 +329,40 @@ def _save(
         check_run_held(session=session, run_id=run.id, attempt=run.attempt)
         checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
         assert checkpoint.id is not None
-        for entry, completions in zip(batch, written, strict=True):
+        for entry, completions, found in zip(batch, written, selected, strict=True):
             if len(completions) > 1:  # fewer than were asked for can still be told apart
-                _save_together(session, run, checkpoint.id, entry, completions)
+                _save_together(session, run, checkpoint.id, entry, completions, found)
 
 
 def _per_prompt(run: Run) -> int:
+    if "selection" in run.settings:
+        return int(run.settings["selection"]["rule"]["candidates"])
     return int(run.settings.get("per_prompt", 2))
 
 
 def _save_together(
-    session: Session, run: Run, checkpoint_id: int, entry: _Question, completions: Sequence[NewCompletion]
+    session: Session,
+    run: Run,
+    checkpoint_id: int,
+    entry: _Question,
+    completions: Sequence[NewCompletion],
+    selected: Selected | None,
 ) -> None:
     saved = [
         add_completion(session=session, prompt_id=entry.prompt_id, new=new, checkpoint_id=checkpoint_id, run_id=run.id)
         for new in completions
     ]
-    add = add_pair if len(saved) == 2 else add_slate
+    both = saved if selected is None else [saved[place] for place in selected.two]
+    add = add_pair if len(both) == 2 else add_slate
+    how: dict[str, Any] = {} if selected is None else {"selected_by": selected.by, "selected_margin": selected.margin}
     add(
         session=session,
         prompt_id=entry.prompt_id,
-        completions=saved,
+        completions=both,
         round_id=run.round_id,
         position=entry.position,
-        wanted=comparisons_wanted(run.settings, saved),
+        wanted=comparisons_wanted(run.settings, both),
+        **how,
     )
 
 
@@ -330,14 +382,16 @@ def _finish(workspace: Workspace, run: Run, tally: _Tally) -> None:
             raise RunError(_no_pairs(tally))
         if session.get_one(Round, run.round_id).status == RoundStatus.SAMPLING:
             set_round_status(session=session, round_id=run.round_id, status=RoundStatus.COMPARING)
-        result = {
+        result: dict[str, Any] = {
             "pairs": pairs,
             "skipped_identical": tally.identical,
             "skipped_long": tally.long,
             "tokens": tally.tokens,  # of this attempt, as are the seconds
             "seconds": round(tally.seconds, 1),
         }
-        if _per_prompt(run) > 2:
+        if "selection" in run.settings:
+            result["selected"] = _count_selected(session, run)
+        elif _per_prompt(run) > 2:
             result["prompts"] = len(set(session.exec(select(Completion.prompt_id).where(Completion.run_id == run.id))))
         finish_run(session=session, run_id=run.id, attempt=run.attempt, result=result)
     log.info("sample: %s", result)
@@ -346,6 +400,13 @@ def _finish(workspace: Workspace, run: Run, tally: _Tally) -> None:
 def _count_pairs_of(session: Session, run: Run) -> int:
     of_run = select(func.count()).select_from(Pair).join(Completion, col(Completion.id) == Pair.completion_a_id)
     return session.exec(of_run.where(Completion.run_id == run.id)).one()
+
+
+def _count_selected(session: Session, run: Run) -> dict[str, int]:
+    """How many of the run's pairs were selected in which way."""
+    of_run = select(Pair.selected_by, func.count()).join(Completion, col(Completion.id) == Pair.completion_a_id)
+    rows = session.exec(of_run.where(Completion.run_id == run.id).group_by(col(Pair.selected_by)))
+    return {how: count for how, count in sorted(rows, key=lambda row: -row[1]) if how}
 
 
 def _no_pairs(tally: _Tally) -> str:

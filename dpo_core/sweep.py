@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from dpo_core.config import TrainingSettings, change_training, read_assignments
+from dpo_core.changing_settings import change_training, read_assignments
+from dpo_core.config import TrainingSettings
 from dpo_core.errors import SettingsError
 
 Point = dict[str, Any]

@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass, field, replace
 
 from dpo_core.alarms import Alarm, alarms_before, alarms_held_out, left_out, with_examples
-from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings, change_training
+from dpo_core.changing_settings import change_training
+from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
 from dpo_core.policies import context_length, load_config, load_tokenizer, saved_stop_ids
 from dpo_core.progress import RunProgress
 from dpo_core.sweep import Point, point_name, point_words

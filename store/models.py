@@ -78,6 +78,20 @@ class Purpose(StrEnum):
     CALIBRATION = "calibration"
 
 
+class SelectedBy(StrEnum):
+    """How the two completions of a pair were selected from several.
+
+    Left to chance are a `slice` of the prompts, to compare with, and those `held_out`, by which checkpoints are judged.
+    """
+
+    SLICE = "slice"
+    HELD_OUT = "held_out"
+    RANDOM = "random"
+    NEAR = "near"
+    FAR = "far"
+    DIVERSE = "diverse"
+
+
 TRAINED_ON = (Purpose.TRAIN, Purpose.REWRITE)
 COUNTED = (Purpose.TRAIN, Purpose.DUEL)  # what a round asks for; all else is asked beside it
 MEASURING = (Purpose.GOLD, Purpose.REPEAT)  # mixed in with those, and told from them by nobody who compares
@@ -308,6 +322,9 @@ class Pair(SQLModel, table=True):
 
     Pairs of a slate, whose completions are ranked together, have its `slate_id`. The first stands in the queue for all
     of them; each of the others `follows` it, and is never asked by itself.
+
+    `selected_by` (a `SelectedBy`) and `selected_margin` are of pairs selected from more than two completions: the
+    latter is the implicit reward of `a` less that of `b` under the checkpoint that wrote them, as it was then.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -326,6 +343,8 @@ class Pair(SQLModel, table=True):
     asked_of: int | None = Field(default=None, foreign_key="annotator.id")
     slate_id: int | None = Field(default=None, foreign_key="slate.id", index=True)
     follows: int | None = Field(default=None, foreign_key="pair.id")
+    selected_by: str | None = None
+    selected_margin: float | None = None
     created_at: datetime = moment()
     __table_args__ = (
         _one_of("purpose", Purpose),

@@ -100,6 +100,8 @@ def add_pair(
     wanted: int = 1,
     slate_id: int | None = None,
     follows: int | None = None,
+    selected_by: str | None = None,
+    selected_margin: float | None = None,
 ) -> Pair:
     """Write a pair of two completions, in the order given as `a` and `b`.
 
@@ -126,6 +128,8 @@ def add_pair(
         open_slots=wanted,
         slate_id=slate_id,
         follows=follows,
+        selected_by=selected_by,
+        selected_margin=selected_margin,
     )
     session.add(pair)
     session.flush()

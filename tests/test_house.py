@@ -53,6 +53,7 @@ def test_imports_go_one_way() -> None:
     [
         ("store", (*HEAVY, "streamlit", "dpo_core", "ui")),
         ("dpo_core.config", (*HEAVY, "streamlit", "ui")),
+        ("dpo_core.selection", (*HEAVY, "streamlit", "ui")),
         ("ui.app", HEAVY),
         ("ui.cli", (*HEAVY, "streamlit")),
     ],

@@ -15,9 +15,11 @@ from store.database import reading
 from store.decisions import list_decisions, served_before, serving_checkpoint
 from store.duels import judged_duels
 from store.intervals import Estimate
+from store.selected import Gains, read_gains
 from store.snapshots import trained_words
 from store.win_rate import win_rate
 from ui import components as show
+from ui import selection_words as selection
 from ui import story
 from ui.duel_words import STRENGTHS, serving_words, strength_rows
 from ui.state import act, my_name
@@ -46,8 +48,10 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
         won = {entry.round.number: _won(session, workspace, entry) for entry in stories}
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
         before = [entry.name for entry in served_before(session=session)]
+        gains = read_gains(session=session)
     show.table(HEAD, [history_row(entry, won[entry.round.number]) for entry in reversed(stories)])
     strengths(workspace, sum(entry.comparisons["duels"] for entry in stories))
+    what_selecting_gained(gains)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
         if before:
@@ -77,6 +81,16 @@ def strengths(workspace: Workspace, judged: int) -> None:
     if len(found) > 2:
         with st.expander("How strong each checkpoint is, told from all duels"):
             show.table(STRENGTHS, strength_rows(found), "Points as in chess: 100 more means winning 64% of the duels.")
+
+
+def what_selecting_gained(found: Gains) -> None:
+    """What became of selected pairs beside those left to chance: a sentence, and the figures for whoever wants them."""
+    if not found.pairs:
+        return
+    st.caption(selection.gain_words(found))
+    if found.rounds:
+        with st.expander("What selecting pairs gains, round by round"):
+            show.table(selection.HEAD, selection.gain_rows(found), selection.NOTE)
 
 
 def _read_standings(folder: str, judged: int, _workspace: Workspace) -> dict[str, Estimate]:

@@ -15,6 +15,7 @@ from dpo_core.sweep import point_words
 from store.held_out import LITERATURE, Ceiling
 from store.models import Run, RunKind, RunStatus
 from store.wording import counted
+from ui.selection_words import ways_words
 
 LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
 STAGES = ("Write pairs", "Compare", "Train", "Decide")
@@ -272,7 +273,12 @@ def result_facts(run: Run) -> dict[str, str]:
 def _written(run: Run) -> dict[str, str]:
     reasons = {"skipped_identical": "both texts the same", "skipped_long": "prompt too long"}
     skipped = [f"{run.result[key]} ({reason})" for key, reason in reasons.items() if run.result.get(key)]
-    return {"Pairs written": f"{run.result.get('pairs', 0):,}", "Prompts skipped": ", ".join(skipped) or "none"}
+    how = ways_words(run.result.get("selected", {}))
+    return {
+        "Pairs written": f"{run.result.get('pairs', 0):,}",
+        **({"Selected": how} if how else {}),
+        "Prompts skipped": ", ".join(skipped) or "none",
+    }
 
 
 def _duels(run: Run) -> dict[str, str]:

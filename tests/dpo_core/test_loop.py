@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core import loop
-from dpo_core.config import change_training
+from dpo_core.changing_settings import change_training
 from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError
 from dpo_core.filters import late_ones_count, snapshot_filter, training_filter

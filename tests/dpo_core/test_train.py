@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
-from dpo_core.config import TrainingSettings, change_training
+from dpo_core.changing_settings import change_training
+from dpo_core.config import TrainingSettings
 from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError, SettingsError
 from dpo_core.loop import Step, plan_training, read_loop, retry, return_to_comparing, start_round, start_training

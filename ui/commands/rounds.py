@@ -12,9 +12,11 @@ from dpo_core.workspace import open_workspace
 from store.database import reading
 from store.decisions import list_decisions, serving_checkpoint
 from store.models import Decision
+from store.selected import read_gains
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import percent, print_json, print_table, say
 from ui.duel_words import serving_words
+from ui.selection_words import as_record, gain_words
 from ui.story import made_words
 
 COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out accuracy", "decision")
@@ -63,11 +65,15 @@ def rounds(
     with reading(opened.engine) as session:
         stories = round_stories(session=session)
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
+        gains = read_gains(session=session)
     if as_json:
-        print_json({"rounds": stories, "serving": serving, "decisions": decisions})
+        record = {"rounds": stories, "serving": serving, "decisions": decisions}
+        print_json(record | {"selection": as_record(gains) if gains.pairs else None})
     elif stories:
         print_table(COLUMNS, [_row(story) for story in stories])
         say(f"\n{serving_words(serving, decisions)}")
+        if gains.pairs:
+            say(gain_words(gains))
     else:
         say("No round was started yet. `pairloop sample` starts one.")
 

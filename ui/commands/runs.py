@@ -15,7 +15,7 @@ import typer
 
 from dpo_core.alarms import run_alarms
 from dpo_core.carry_out import carry_out_here
-from dpo_core.config import read_assignments
+from dpo_core.changing_settings import read_assignments
 from dpo_core.errors import RunCancelled, RunError
 from dpo_core.loop import (
     cancel,

@@ -5,21 +5,36 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dpo_core.changing_settings import change_selection
 from dpo_core.demo import open_demo
 from dpo_core.errors import WorkspaceError
 from dpo_core.tastes import load_taste
 from dpo_core.workspace import Workspace, open_workspace
+from store.database import reading
+from store.selected import read_gains
 from ui.commands.options import JsonOption
-from ui.commands.printing import RunBar, percent, print_json, print_table
+from ui.commands.printing import RunBar, percent, print_json, print_table, say
 from ui.commands.runs import prepare_to_work
+from ui.selection_words import as_record, gain_words
 
 if TYPE_CHECKING:
     from dpo_core.simulate import RoundReport
+
+
+class Rule(StrEnum):
+    """The rules that --select knows."""
+
+    RANDOM = "random"
+    NEAR = "near"
+    FAR = "far"
+    DIVERSE = "diverse"
+    MIXED = "mixed"
 
 
 def simulate(
@@ -42,6 +57,13 @@ def simulate(
         Path | None,
         typer.Option("--keep", metavar="FOLDER", help="Make the workspace here and keep it, to look at it."),
     ] = None,
+    select: Annotated[
+        Rule | None, typer.Option("--select", help="Select pairs so (default: as the workspace's [selection] has it).")
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option("--candidates", min=3, help="With --select: completions for each prompt, two of them asked [4]."),
+    ] = None,
     workspace: Annotated[
         Path | None, typer.Option("--workspace", "-w", metavar="FOLDER", help="Use this one, with --in-place.")
     ] = None,
@@ -61,21 +83,33 @@ def simulate(
     Example:
       pairloop simulate --rounds 3 --taste warm --noise 0.1 --seed 1
       pairloop simulate --taste my_taste.py:score --left-bias 0.2 --json
+      pairloop simulate --select near --candidates 4 --json
     """
     from dpo_core import simulate as simulation  # brings torch
 
+    if candidates is not None and select is None:
+        raise typer.BadParameter("--candidates goes with --select: it says from how many a pair is selected.")
     persona = simulation.Persona(load_taste(taste), noise=noise, left_bias=left_bias)
-    with _place(keep, workspace, in_place) as opened, RunBar() as bar:
+    with _place(keep, workspace, in_place) as found, RunBar() as bar:
+        opened = found if select is None else _selecting(found, select, candidates or 4)
+        rule = opened.settings.selection
         prepare_to_work()
         reports = simulation.simulate(
             opened, rounds=rounds, comparisons=comparisons, persona=persona, seed=seed, listener=bar
         )
+        with reading(opened.engine) as session:
+            gains = read_gains(session=session)
     asked = {"taste": taste, "noise": noise, "left_bias": left_bias, "comparisons": comparisons, "seed": seed}
     if as_json:
-        print_json(asked | {"rounds": [report.as_dict() for report in reports]})
+        chosen = {"select": rule.by, "candidates": rule.candidates, "random_share": rule.random_share}
+        gained = {"selection": as_record(gains) if gains.pairs else None}
+        print_json(asked | chosen | {"rounds": [report.as_dict() for report in reports]} | gained)
     else:
         title = f"Taste {taste}, noise {noise}, left bias {left_bias}, seed {seed}"
+        title += f", selected {rule.by} of {rule.candidates}" if rule.chooses else ""
         print_table(COLUMNS, [_row(report) for report in reports], title=title)
+        if gains.pairs:
+            say(f"\n{gain_words(gains)}")
 
 
 COLUMNS = (
@@ -120,6 +154,12 @@ def _measured(report: RoundReport) -> tuple[str, ...]:
         found.verdict,
         f"{percent(found.truth)}, {held}",
     )
+
+
+def _selecting(workspace: Workspace, rule: Rule, candidates: int) -> Workspace:
+    """The workspace, its pairs selected by this rule. Raises SettingsError."""
+    changes = {"by": rule.value, "candidates": candidates}
+    return workspace.with_settings(change_selection(workspace.settings, changes))
 
 
 @contextmanager

@@ -1,0 +1,130 @@
+"""What selecting pairs gained, in words and tables, for the Loop page and `pairloop rounds`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from store.intervals import Estimate, Interval
+from store.models import SelectedBy
+from store.selected import BY_A_RULE, FEWEST, Gain, Gains, Side
+from store.wording import counted
+
+HEAD = ("Round", "Verdicts", "Became preferences", "Against the policy", "Median seconds")
+NOTE = (
+    "Each cell: pairs that were selected, pairs left to chance (random_share in [selection] of pairloop.toml), and the "
+    "95% interval of the difference. Against the policy: people preferred the completion to which the checkpoint that "
+    "wrote both had given less implicit reward."
+)
+NAMES = {  # ways to select, after a number of pairs
+    SelectedBy.SLICE: "left to chance",
+    SelectedBy.HELD_OUT: "left to chance on held-out prompts",
+    SelectedBy.RANDOM: "at random, with nothing to select by",
+    SelectedBy.NEAR: "near in reward",
+    SelectedBy.FAR: "far apart in reward",
+    SelectedBy.DIVERSE: "diverse",
+}
+NOTHING = "–"
+
+
+def ways_words(pairs: dict[str, int]) -> str:
+    """`30 near in reward, 10 left to chance`."""
+    return ", ".join(f"{count:,} {NAMES[SelectedBy(how)]}" for how, count in pairs.items())
+
+
+def gain_words(found: Gains) -> str:
+    """Whether selected pairs are worth more of a person's time than others, in a sentence; "" where none was."""
+    if not found.pairs:
+        return ""
+    if not any(how in found.pairs for how in BY_A_RULE):
+        return (
+            "No pair was selected by a rule yet, so nothing can be said of what that gains: the base has no rewards to "
+            'go by (or `by` in [selection] is "random").'
+        )
+    selected, by_chance = found.all.selected, found.all.by_chance
+    if not found.all.is_told:
+        return (
+            f"Too early to say what selecting pairs gains: there are verdicts on {counted(selected.prompts, 'prompt')} "
+            f"whose pair was selected and on {by_chance.prompts} left to chance; it takes {FEWEST} of each."
+        )
+    parts = [
+        f"{_share(selected.preferences)} of verdicts on selected pairs became preferences, and "
+        f"{_share(by_chance.preferences)} of those on pairs left to chance ({_points(found.all.preferences)})"
+    ]
+    if selected.against.value is not None and by_chance.against.value is not None:
+        parts.append(
+            f"people contradicted the policy in {_share(selected.against)} and {_share(by_chance.against)} of them "
+            f"({_points(found.all.against)})"
+        )
+    if selected.seconds.value is not None and by_chance.seconds.value is not None:
+        parts.append(
+            f"a verdict took {selected.seconds.value:.1f} and {by_chance.seconds.value:.1f} seconds (median; "
+            f"{_told(found.all.seconds, '{:+.1f} to {:+.1f} seconds')})"
+        )
+    return "; ".join(parts) + "."
+
+
+def gain_rows(found: Gains) -> list[tuple[str, ...]]:
+    """A line for each round, and one for all where there are several, under HEAD."""
+    every = [*reversed(found.rounds), *([found.all] if len(found.rounds) > 1 else [])]
+    return [_row(each) for each in every]
+
+
+def _row(gain: Gain) -> tuple[str, ...]:
+    selected, by_chance = gain.selected, gain.by_chance
+    return (
+        "all" if gain.round is None else str(gain.round),
+        f"{selected.verdicts:,} and {by_chance.verdicts:,}",
+        _cell(_share(selected.preferences), _share(by_chance.preferences), _span(gain.preferences)),
+        _cell(_share(selected.against), _share(by_chance.against), _span(gain.against)),
+        _cell(_time(selected.seconds), _time(by_chance.seconds), _span(gain.seconds, "{:+.1f} to {:+.1f}", by=1)),
+    )
+
+
+def _cell(selected: str, by_chance: str, span: str) -> str:
+    return f"{selected} and {by_chance}{f' ({span})' if span else ''}"
+
+
+def _share(found: Estimate) -> str:
+    return NOTHING if found.value is None else f"{found.value:.0%}"
+
+
+def _time(found: Estimate) -> str:
+    return NOTHING if found.value is None else f"{found.value:.1f}"
+
+
+def _span(interval: Interval | None, form: str = "{:+.0f} to {:+.0f}", *, by: float = 100) -> str:
+    return "" if interval is None else form.format(by * interval[0], by * interval[1])
+
+
+def _points(interval: Interval | None) -> str:
+    percent = None if interval is None else (100 * interval[0], 100 * interval[1])
+    return _told(percent, "{:+.0f} to {:+.0f} percentage points")
+
+
+def _told(interval: Interval | None, form: str) -> str:
+    if interval is None:
+        return "too few to tell apart"
+    low, high = interval
+    return f"{form.format(low, high)}: {'more' if low > 0 else 'less' if high < 0 else 'not told apart'}"
+
+
+def as_record(found: Gains) -> dict[str, Any]:
+    """Plain figures for scripts."""
+    return {"pairs": found.pairs, "rounds": [_record(each) for each in found.rounds], "all": _record(found.all)}
+
+
+def _record(gain: Gain) -> dict[str, Any]:
+    more = {"preferences": gain.preferences, "against": gain.against, "seconds": gain.seconds}
+    sides = {"selected": _side(gain.selected), "by_chance": _side(gain.by_chance)}
+    return {"round": gain.round} | sides | {"more": more, "told": gain.is_told}
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "verdicts": side.verdicts,
+        "prompts": side.prompts,
+        "preferences": asdict(side.preferences),
+        "against": asdict(side.against),
+        "seconds": asdict(side.seconds),
+    }
