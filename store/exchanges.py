@@ -52,6 +52,11 @@ class ReadExchange:
         """Whether it is still to be written to its end."""
         return self.exchange.status in OPEN
 
+    @property
+    def why_no_pair(self) -> str:
+        """Why no pair can come of it; empty where one can."""
+        return _why_no_pair(self.exchange)
+
 
 def add_exchange(
     *,
@@ -254,17 +259,24 @@ def keep_prompt(*, session: Session, exchange_id: int, held_out_share: float) ->
     found = _locked(session, exchange_id)
     if found.prompt_id is not None:
         raise StateError("This exchange was made a pair already.")
-    if found.status != ExchangeStatus.DONE:
-        raise StateError(f"Only whole answers become a pair; this exchange is {found.status}. Ask again.")
-    if not found.text_a or not found.text_b:
-        raise StateError("One of the two wrote nothing, so there is no pair to compare. Ask again with another seed.")
-    if found.text_a == found.text_b:
-        raise StateError("Both wrote the same, so there is nothing to compare. Ask again with another seed.")
+    why_not = _why_no_pair(found)
+    if why_not:
+        raise StateError(why_not)
     found.prompt_id = _get_or_add_prompt(session, found.messages, held_out_share)
     _refuse_twin(session, found)
     session.add(found)
     session.flush()
     return found
+
+
+def _why_no_pair(found: Exchange) -> str:
+    if found.status != ExchangeStatus.DONE:
+        return f"Only whole answers become a pair, and this exchange is {found.status}. Ask again."
+    if not found.text_a or not found.text_b:
+        return "One of the two wrote nothing, so there is no pair to compare. Ask again with a new seed."
+    if found.text_a == found.text_b:
+        return "Both wrote the same, so there is nothing to compare. Ask again with a new seed."
+    return ""
 
 
 def _get_or_add_prompt(session: Session, messages: list[Message], held_out_share: float) -> int:

@@ -39,7 +39,7 @@ def _note(told: ReadExchange, side: str) -> str:
         )
     cut = f", cut at {counted(told.exchange.settings['max_new_tokens'], 'token')}"
     length = counted(made["tokens"], "token") + cut * (made["finish_reason"] == "length")
-    return length + ". It says who wrote it." * bool(made["names_maker"])
+    return str(length + ". It says who wrote it." * bool(made["names_maker"]))
 
 
 def progress_words(told: ReadExchange) -> str:

@@ -32,7 +32,6 @@ def main() -> None:
     """The two checkpoints, what was asked and answered last, and the place to ask on."""
     workspace = research_workspace()
     show.page_head("Playground")
-    show_messages()
     if not my_name():
         show.ask_name()
         return
@@ -102,6 +101,7 @@ def earlier(workspace: Workspace) -> None:
 
 def nothing_yet(workspace: Workspace, checkpoints: int) -> None:
     """What can be done here."""
+    show_messages()
     show.empty_state(*words.EMPTY)
     if checkpoints == 1:
         show.paragraph(words.ONE_ALONE)
@@ -151,14 +151,17 @@ def draw(told: ReadExchange) -> None:
 def what_to_do(workspace: Workspace, told: ReadExchange) -> None:
     """Stop what is being written; make a pair of what was written, ask again, go on or begin anew."""
     number = told.exchange.id
+    show_messages()  # here, in sight of who has just pressed one of these
     if told.is_open:
         st.button("Stop", key="stop", on_click=act, args=(stop, workspace, number), icon=":material/stop:")
         return
     st.caption(words.law_words(told))
     if told.exchange.prompt_id is not None:
         st.success(words.pair_words(told), icon=":material/check:")
+    elif told.why_no_pair:
+        st.caption(told.why_no_pair)
     with st.container(horizontal=True):
-        if told.exchange.prompt_id is None and told.exchange.status == ExchangeStatus.DONE:
+        if told.exchange.prompt_id is None and not told.why_no_pair:
             given = (make_pair, workspace, number)
             st.button("Make this a pair to compare", key="pair", type="primary", on_click=act, args=given)
         st.button("Ask again with a new seed", key="again", on_click=act, args=(ask_again, workspace, told))
