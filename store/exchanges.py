@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.chat_tables import Exchange, ExchangeStatus
-from store.errors import StateError, StoreError, UnknownRecordError
+from store.errors import NotAllowedError, StateError, StoreError, UnknownRecordError
 from store.hashing import content_hash
 from store.models import Annotator, Checkpoint, Completion, Pair, Prompt, Purpose, Role, now
 from store.pairs import NewCompletion, add_completion
 from store.prompts import Message, check_messages, is_held_out
-from store.roles import require_researcher
+from store.roles import person_of, require_researcher
 from store.workers import is_gone
 
 SOURCE = "playground"
@@ -69,6 +69,8 @@ def add_exchange(
 ) -> Exchange:
     """Ask two checkpoints the same. Raises StoreError for messages that are none, NotAllowedError."""
     require_researcher(session=session, to="chat with checkpoints")
+    if person_of(session) not in (None, asked_by_id):
+        raise NotAllowedError("Nobody asks in somebody else's name. Nothing was written.")
     first, second = checkpoints
     assert first.id is not None and second.id is not None
     asked = Exchange(

@@ -76,7 +76,7 @@ def pair_words(told: ReadExchange) -> str:
         "trained on."
     ) * told.held_out
     if told.exchange.pair_id is None:
-        return f"The prompt is kept, and the next round asks the pair before all others.{held_out}"
+        return f"It is kept. No round compares just now: the next one asks this pair before all others.{held_out}"
     if told.exchange.kept_from is not None:
         who = "You have seen which checkpoint wrote what, so it is asked of others and not of you."
     else:

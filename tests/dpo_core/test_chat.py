@@ -123,7 +123,7 @@ def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any, int, dict[str
 def test_what_is_shown_meanwhile_is_how_it_begins(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
     watching(monkeypatch, lambda session, number, texts: shown.append(texts))
-    number = say(workspace, max_new_tokens=100)
+    number = say(workspace, max_new_tokens=40)
     write_all(workspace)
     whole = read(workspace, number).texts
     for side in ("a", "b"):
@@ -138,7 +138,7 @@ def test_stop_keeps_what_is_written_so_far(workspace: Workspace, monkeypatch: py
             stop_exchange(session=session, exchange_id=number)
 
     watching(monkeypatch, press)
-    number = say(workspace, max_new_tokens=200)
+    number = say(workspace, max_new_tokens=60)
     write_all(workspace)
     told = read(workspace, number)
     assert told.exchange.status == ExchangeStatus.STOPPED and all(told.texts.values())
@@ -151,7 +151,7 @@ def test_a_process_that_is_told_to_end_leaves_it_to_the_next(
 ) -> None:
     stop = threading.Event()
     watching(monkeypatch, lambda session, number, texts: stop.set() if any(texts.values()) else None)
-    number = say(workspace, max_new_tokens=200)
+    number = say(workspace, max_new_tokens=60)
     chat.chat(workspace, stop=stop, idle_seconds=60)
     assert read(workspace, number).exchange.status == ExchangeStatus.WAITING
     write_all(workspace)

@@ -70,7 +70,7 @@ def choose(workspace: Workspace, names: list[str], first: tuple[str, str]) -> No
     left, right, seed, other = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
     left.selectbox("Left", names, key="chat_a")
     right.selectbox("Right", names, key="chat_b")
-    st.session_state.setdefault("chat_seed", workspace.settings.sampling.seed)
+    st.session_state.setdefault("chat_seed", min(workspace.settings.sampling.seed, LARGEST_SEED))
     seed.number_input("Seed", 0, LARGEST_SEED, step=1, key="chat_seed")
     other.button("New seed", on_click=draw_seed, icon=":material/casino:", width="stretch")
     with st.expander("Sampling, and earlier exchanges"):
@@ -80,13 +80,16 @@ def choose(workspace: Workspace, names: list[str], first: tuple[str, str]) -> No
 
 def sampling(workspace: Workspace) -> None:
     """How they write: as pairloop.toml has it, until it is changed here."""
+    asked = workspace.settings.sampling
     for name in LAW:
-        st.session_state.setdefault(f"chat_{name}", getattr(workspace.settings.sampling, name))
+        st.session_state.setdefault(f"chat_{name}", getattr(asked, name))
     heat, mass, length = st.columns(3)
     near_zero = "Near 0 the likeliest token is always taken."
-    heat.number_input("temperature", 0.01, 5.0, step=0.1, key="chat_temperature", help=near_zero)
-    mass.number_input("top_p", 0.01, 1.0, step=0.05, key="chat_top_p")
-    length.number_input("max_new_tokens", 1, 32_768, step=50, key="chat_max_new_tokens")
+    heat.number_input(
+        "temperature", min(0.01, asked.temperature), 5.0, step=0.1, key="chat_temperature", help=near_zero
+    )
+    mass.number_input("top_p", min(0.01, asked.top_p), 1.0, step=0.05, key="chat_top_p")
+    length.number_input("max_new_tokens", 1, step=50, key="chat_max_new_tokens")
 
 
 def earlier(workspace: Workspace) -> None:
@@ -141,7 +144,7 @@ def draw(told: ReadExchange) -> None:
     """The conversation, and both answers to its last turn."""
     answers = [render_model_text(text) if text or not told.is_open else "" for text in told.texts.values()]
     panes = show.drawn_panes(answers, words.notes(told), titles=words.titles(told))
-    st.html(render_prompt(told.exchange.messages) + panes)
+    st.html(f'<div class="pl-chat">{render_prompt(told.exchange.messages)}{panes}</div>')
     if told.is_open:
         st.caption(words.progress_words(told))
     if told.exchange.error:
