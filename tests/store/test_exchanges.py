@@ -14,7 +14,7 @@ from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange, ExchangeStatus
 from store.checkpoints import add_checkpoint
 from store.database import reading, writing
-from store.errors import StateError, StoreError
+from store.errors import NotAllowedError, StateError, StoreError
 from store.exchanges import (
     MOST_ATTEMPTS,
     LostExchangeError,
@@ -32,8 +32,9 @@ from store.exchanges import (
     report_texts,
     stop_exchange,
 )
-from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, now
+from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
 from store.pairs import NewCompletion, add_pair, next_pair
+from store.roles import on_behalf_of
 from store.workers import own_name
 from tests.conftest import MakeRound
 from tests.store.asking import add_prompt
@@ -160,6 +161,18 @@ def test_stop_is_at_once_where_nobody_writes_and_heard_where_somebody_does(engin
 def test_what_is_no_question_is_refused(ask: Ask) -> None:
     with pytest.raises(StoreError, match="must end with a user message"):
         ask(messages=[{"role": "user", "content": "  "}])
+
+
+def test_nobody_asks_in_somebody_elses_name(engine: sa.Engine, ask: Ask) -> None:
+    lea = fetch(engine, ask()).asked_by_id
+    with writing(engine) as session:
+        rae = get_or_add_annotator(session=session, name="Rae", role=Role.RESEARCHER).id or 0
+    with writing(on_behalf_of(engine, rae)) as session:
+        both = tuple(_checkpoint(session, name) for name in ("new", "old"))
+        asked: dict[str, Any] = {"messages": ASKED, "seed": 7, "settings": {}, "checkpoints": both}
+        assert add_exchange(session=session, asked_by_id=rae, **asked).id
+        with pytest.raises(NotAllowedError, match="somebody else's name"):
+            add_exchange(session=session, asked_by_id=lea, **asked)
 
 
 # What becomes of them

@@ -14,7 +14,7 @@ from dpo_core.workspace import Workspace
 from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
 from store.errors import UnknownRecordError
-from store.exchanges import ReadExchange, latest_exchanges, read_exchange, stop_exchange
+from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
 from store.models import Worker
 from store.prompts import Message
 from store.workers import live_workers
@@ -37,7 +37,8 @@ def main() -> None:
         return
     told = exchange_in_address(workspace)
     names, chosen = first_choice(workspace)
-    choose(workspace, names, (told.names["a"], told.names["b"]) if told else chosen)
+    begin_with(workspace, names, told, chosen)
+    choose(workspace, names)
     if told is None:
         nothing_yet(workspace, len(names))
     else:
@@ -62,33 +63,38 @@ def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
         return None
 
 
-def choose(workspace: Workspace, names: list[str], first: tuple[str, str]) -> None:
+def begin_with(workspace: Workspace, names: list[str], told: ReadExchange | None, chosen: tuple[str, str]) -> None:
+    """What is chosen until somebody chooses: as in the exchange on the page, else as pairloop.toml has it."""
+    for side, name in zip(SIDES, chosen, strict=True):
+        if st.session_state.get(f"chat_{side}") not in names:
+            st.session_state[f"chat_{side}"] = told.names[side] if told else name
+    law = told.exchange.settings if told else workspace.settings.sampling.model_dump()
+    seed = told.exchange.seed if told else workspace.settings.sampling.seed
+    st.session_state.setdefault("chat_seed", min(seed, LARGEST_SEED))
+    for name in LAW:
+        st.session_state.setdefault(f"chat_{name}", law[name])
+
+
+def choose(workspace: Workspace, names: list[str]) -> None:
     """Which two, and what their answers follow from."""
-    for key, name in zip(("chat_a", "chat_b"), first, strict=True):
-        if st.session_state.get(key) not in names:
-            st.session_state[key] = name
     left, right, seed, other = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
     left.selectbox("Left", names, key="chat_a")
     right.selectbox("Right", names, key="chat_b")
-    st.session_state.setdefault("chat_seed", min(workspace.settings.sampling.seed, LARGEST_SEED))
     seed.number_input("Seed", 0, LARGEST_SEED, step=1, key="chat_seed")
     other.button("New seed", on_click=draw_seed, icon=":material/casino:", width="stretch")
     with st.expander("Sampling, and earlier exchanges"):
-        sampling(workspace)
+        sampling()
         earlier(workspace)
 
 
-def sampling(workspace: Workspace) -> None:
-    """How they write: as pairloop.toml has it, until it is changed here."""
-    asked = workspace.settings.sampling
-    for name in LAW:
-        st.session_state.setdefault(f"chat_{name}", getattr(asked, name))
+def sampling() -> None:
+    """How they write."""
+    said = st.session_state
     heat, mass, length = st.columns(3)
     near_zero = "Near 0 the likeliest token is always taken."
-    heat.number_input(
-        "temperature", min(0.01, asked.temperature), 5.0, step=0.1, key="chat_temperature", help=near_zero
-    )
-    mass.number_input("top_p", min(0.01, asked.top_p), 1.0, step=0.05, key="chat_top_p")
+    least = min(0.01, said["chat_temperature"])  # pairloop.toml may have less
+    heat.number_input("temperature", least, 5.0, step=0.1, key="chat_temperature", help=near_zero)
+    mass.number_input("top_p", min(0.01, said["chat_top_p"]), 1.0, step=0.05, key="chat_top_p")
     length.number_input("max_new_tokens", 1, step=50, key="chat_max_new_tokens")
 
 
@@ -97,9 +103,12 @@ def earlier(workspace: Workspace) -> None:
     by = my_annotator_id(workspace)
     with reading(workspace.engine) as session:
         found = latest_exchanges(session=session, asked_by_id=by, limit=EARLIER)
-    for each in found:
-        label = plain_markdown(words.short(each.messages))
-        st.button(label, key=f"earlier-{each.id}", type="tertiary", on_click=open_exchange, args=(each.id,))
+    if found:
+        st.caption("Asked before")
+    with st.container(gap="xxsmall"):
+        for each in found:
+            label = plain_markdown(words.short(each.messages))
+            st.button(label, key=f"earlier-{each.id}", type="tertiary", on_click=open_exchange, args=(each.id,))
 
 
 def nothing_yet(workspace: Workspace, checkpoints: int) -> None:
