@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from store.access_tables import Account
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, StateError, StoreError, UnknownRecordError
 from store.hashing import content_hash
-from store.models import Annotator, Checkpoint, Completion, Pair, Prompt, Purpose, Role, now
+from store.models import Annotator, Checkpoint, Completion, Pair, Prompt, Purpose, now
 from store.pairs import NewCompletion, add_completion
 from store.prompts import Message, check_messages, is_held_out
 from store.roles import person_of, require_researcher
@@ -341,8 +341,10 @@ def is_pair_of(*, session: Session, kept: Exchange, pair: Pair) -> None:
 
 
 def _has_company(session: Session, annotator_id: int) -> bool:
-    people = (Role.ANNOTATOR, Role.RESEARCHER)
-    others = sa.select(col(Annotator.id)).where(
-        col(Annotator.id) != annotator_id, col(Annotator.active), col(Annotator.role).in_(people)
+    """Whether somebody else can log in. Where nobody needs to, one person may well go by several names."""
+    others = (
+        select(Account)
+        .join(Annotator, col(Annotator.id) == Account.annotator_id)
+        .where(Account.annotator_id != annotator_id, col(Annotator.active))
     )
-    return session.execute(others.limit(1)).first() is not None
+    return session.exec(others.limit(1)).first() is not None

@@ -80,7 +80,9 @@ def pair_words(told: ReadExchange) -> str:
     if told.exchange.kept_from is not None:
         who = "You have seen which checkpoint wrote what, so it is asked of others and not of you."
     else:
-        who = "Nobody else compares here, so you are asked yourself; you know already which checkpoint wrote what."
+        who = (
+            "Nobody else has an account here, so you are asked yourself; you know already which checkpoint wrote what."
+        )
     return f"The pair is asked before all others of the open round. {who}{held_out}"
 
 

@@ -32,6 +32,7 @@ from store.exchanges import (
     report_texts,
     stop_exchange,
 )
+from store.invites import admit_email
 from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
 from store.pairs import NewCompletion, add_pair, next_pair
 from store.roles import on_behalf_of
@@ -265,8 +266,9 @@ def test_who_made_a_pair_is_not_asked_about_it_unless_alone(engine: sa.Engine, a
     keep(engine, alone)
     mine = make_pair_of(engine, alone, current.id or 0)
     assert fetch(engine, alone).kept_from is None
-    with writing(engine) as session:
-        ben = get_or_add_annotator(session=session, name="Ben")
+    with writing(engine) as session:  # Ada goes by another name: perhaps she is Lea
+        get_or_add_annotator(session=session, name="Ada")
+        ben = admit_email(session=session, name="Ben", email="ben@example.org")
     keep(engine, in_company)
     theirs = make_pair_of(engine, in_company, current.id or 0)
     assert asked_of(engine, current.id or 0, "Lea") == mine.id

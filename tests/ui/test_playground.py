@@ -8,17 +8,18 @@ from streamlit.testing.v1 import AppTest
 
 from dpo_core.editing_settings import change_section
 from dpo_core.workspace import Workspace
-from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.database import reading, writing
 from store.exchanges import claim_exchange, end_exchange, finish_exchange, read_exchange, report_texts
+from store.invites import admit_email
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
 from store.workers import own_name
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
+from ui.playground_words import pair_words
 
 ME = own_name()
 
@@ -82,7 +83,7 @@ def test_an_exchange_is_asked_watched_and_made_a_pair(workspace: Workspace, open
     told = words(app)
     assert "3 tokens. It says who wrote it." in told and "Seed 11 · temperature 0.5" in told
     button(app, "Make this a pair to compare").click().run()
-    assert "Nobody else compares here, so you are asked yourself" in words(app)
+    assert "Nobody else has an account here, so you are asked yourself" in words(app)
     assert "Make this a pair to compare" not in labels(app)
     with reading(workspace.engine) as session:
         pair = session.get_one(Pair, latest(workspace).pair_id)
@@ -145,17 +146,16 @@ def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace,
 
 
 def test_who_made_a_pair_among_others_is_told_that_they_are_not_asked(workspace: Workspace, open_app: OpenApp) -> None:
-    with writing(workspace.engine) as session:
-        get_or_add_annotator(session=session, name="Max")
     app = open_app("playground")
     ask(app, "Why?")
     write(workspace, "x", "y")
     app.run()
     button(app, "Make this a pair to compare").click().run()
     assert "No round compares just now" in words(app)
+    with writing(workspace.engine) as session:
+        admit_email(session=session, name="Max", email="max@example.org")
     seeding.open_round(workspace, seeding.plain_exchanges(3))
-    app.run()
-    assert "it is asked of others and not of you" in words(app)
     with reading(workspace.engine) as session:
         told = read_exchange(session=session, exchange_id=latest(workspace).id or 0)
     assert told.exchange.kept_from == told.exchange.asked_by_id
+    assert "it is asked of others and not of you" in pair_words(told)
