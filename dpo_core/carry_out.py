@@ -149,11 +149,17 @@ def explain(error: Exception, kind: RunKind) -> str:
         return text
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return _DISK_FULL
-    # torch's own class and its CPU allocator's words are told by name: torch is not to be imported for this.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
+    if is_out_of_memory(error):
         return _NO_MEMORY.format(setting=_SIZES.get(kind, "training.batch_size or max_length"))
     what = f"{type(error).__name__}: {text[:1000]}" if text else type(error).__name__
     return f"An error that pairloop did not expect: {what}\nThe run's log has the details. What was saved is kept."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was what there was too little of."""
+    # torch's own class and its CPU allocator's words are told by name: torch is not to be imported for this.
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager
@@ -253,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parse(arguments)
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     log.setLevel(logging.INFO if ranks.is_leader() else logging.WARNING)
-    _die_with(given.parent_pid)
+    die_with(given.parent_pid)
     try:
         workspace = open_workspace(given.workspace)
         run = _held(workspace, given.run, given.attempt)
@@ -292,7 +298,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """End this process as soon as its worker is gone, however the worker died: at once on Linux, else in a second.
 
     Under a launcher the worker is not its parent but further up: the launcher's death counts as the worker's.

@@ -321,6 +321,7 @@ class WorkerSettings(Section):
     threads: int = Field(0, ge=0, description="CPU threads for a run, all its processes; 0: one for each core.")
     niceness: int = Field(10, ge=0, le=19, description="How far a run steps back behind the app.")
     lease_seconds: float = Field(30, ge=2, description="How soon another worker takes over from one that died.")
+    chat_minutes: float = Field(5, ge=0, description="Minutes that the Playground's models stay loaded; 0: no chats.")
 
 
 class ServerSettings(Section):

@@ -27,6 +27,9 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
+OnStep = Callable[[Sequence[Sequence[int]]], None]  # given the tokens of every row so far; may raise to stop
+
+
 @dataclass(frozen=True)
 class Row:
     """One completion to write: which of the prompts it continues, and the seed of its draws (below 2**63)."""
@@ -52,14 +55,14 @@ def continue_prompts(
     law: Law,
     *,
     pad_id: int,
-    on_step: Callable[[], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[list[int]]:
     """The tokens of every row, its stop token included if it came to one. `on_step` is called after each token.
 
     Raises ModelError where the model's logits are no numbers.
     """
     with torch.inference_mode():
-        return _continue(model, prompts, rows, law, pad_id, on_step or (lambda: None))
+        return _continue(model, prompts, rows, law, pad_id, on_step or (lambda written: None))
 
 
 def _continue(
@@ -68,7 +71,7 @@ def _continue(
     rows: Sequence[Row],
     law: Law,
     pad_id: int,
-    on_step: Callable[[], None],
+    on_step: OnStep,
 ) -> list[list[int]]:
     logits, state = prefill(model, prompts, [row.prompt for row in rows], pad_id=pad_id)
     seeds = torch.tensor([row.seed for row in rows], device=logits.device)  # (R,)
@@ -78,7 +81,7 @@ def _continue(
         drawn = draw_tokens(logits, seeds, step, temperature=law.temperature, top_p=law.top_p)  # (R,)
         for row, token in zip(live, drawn.tolist(), strict=True):
             written[row].append(token)
-        on_step()
+        on_step(written)
         going = [place for place, row in enumerate(live) if written[row][-1] not in law.stop_ids]
         if not going or step + 1 == law.max_new_tokens:
             break

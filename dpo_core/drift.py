@@ -107,5 +107,7 @@ def answer_prompts(
     room = prompt_room(model, sampling)
     fitting = (asked for asked in prompts if room is None or len(encode_prompt(tokenizer, asked)) <= room)
     asked = list(islice(fitting, count))
-    answers = sample_completions(model, tokenizer, asked, sampling, per_prompt=1, seed=sampling.seed, on_step=report)
+    answers = sample_completions(
+        model, tokenizer, asked, sampling, per_prompt=1, seed=sampling.seed, on_step=lambda _: report()
+    )
     return [(messages, found[0] if found else None) for messages, found in zip(asked, answers, strict=True)]

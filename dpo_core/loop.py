@@ -29,7 +29,7 @@ from dpo_core.errors import RunError
 from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.progress import note_in_log
-from dpo_core.queueing import prompts_for, prompts_wanted
+from dpo_core.queueing import ask_kept, prompts_for, prompts_wanted
 from dpo_core.run_plan import next_plan, plan_run, recorded, require_fit, settled, texts_of
 from dpo_core.sweep import read_sweep
 from dpo_core.workspace import Workspace
@@ -201,6 +201,7 @@ def start_round_in(session: Session, workspace: Workspace, by: str, comparisons:
     seed = workspace.settings.sampling.seed + opened.number
     move_open_duels(session=session, round_id=opened.id, checkpoint_id=checkpoint.id, places=places, seed=seed)
     move_open_looks(session=session, round_id=opened.id, places=places, seed=seed)
+    ask_kept(session, workspace.settings, opened.id)
     return opened
 
 

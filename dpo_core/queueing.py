@@ -17,9 +17,12 @@ from sqlmodel import Session
 from dpo_core.config import Settings
 from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
+from store.chat_tables import Exchange
 from store.database import reading, writing
+from store.exchanges import completions_of, is_pair_of, kept_exchanges
 from store.hashing import fraction, text_hash
 from store.models import Completion, Pair, Prompt, Round, RoundStatus
+from store.pairs import add_pair
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules, is_done_for_today
 from store.round_work import WorkDone
@@ -137,6 +140,23 @@ def read_queue(workspace: Workspace) -> QueueState:
             counts=count_queue(session=session, round_id=round_id),
             first=first_in_queue(session=session, round_id=round_id, limit=SHOWN),
         )
+
+
+def ask_kept(session: Session, settings: Settings, round_id: int) -> None:
+    """Ask the round, before its other pairs, those that the Playground's exchanges were made into and that wait."""
+    asked = [_ask(session, settings, round_id, kept) for kept in kept_exchanges(session=session)]
+    if asked:
+        put_first(session=session, round_id=round_id, pair_ids=asked)
+
+
+def _ask(session: Session, settings: Settings, round_id: int, kept: Exchange) -> int:
+    both = completions_of(session=session, kept=kept)
+    rules = {"wanted": settings.round.comparisons_per_pair, "overlap": settings.queue.overlap}
+    wanted = comparisons_wanted(rules, both)
+    pair = add_pair(session=session, prompt_id=both[0].prompt_id, completions=both, round_id=round_id, wanted=wanted)
+    is_pair_of(session=session, kept=kept, pair=pair)
+    assert pair.id is not None
+    return pair.id
 
 
 def _open_round_id(session: Session) -> int:

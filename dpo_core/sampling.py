@@ -22,7 +22,7 @@ from sqlmodel import Session, col, func, select
 from transformers import PreTrainedModel
 
 from dpo_core.config import SamplingSettings, SelectionSettings
-from dpo_core.decoding import Law, Row, continue_prompts
+from dpo_core.decoding import Law, OnStep, Row, continue_prompts
 from dpo_core.errors import RunError
 from dpo_core.policies import context_length, encode_prompt, load_policy, stop_ids
 from dpo_core.progress import RunProgress
@@ -52,13 +52,14 @@ def sample_completions(
     *,
     per_prompt: int = 2,
     seed: int,
-    on_step: Callable[[], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[list[NewCompletion]]:
     """`per_prompt` different, non-empty completions of each prompt, in the prompts' order.
 
     An empty or repeated text is drawn again, `settings.attempts` times at most; a prompt whose texts stay the same has
-    a shorter list than asked for. `on_step` is called after every token of a batch, and may raise to stop.
-    Raises ModelError, and RunError for a prompt that leaves no room for `max_new_tokens`.
+    a shorter list than asked for. `on_step` is called after every token of a batch, with the tokens of what is being
+    written, and may raise to stop. Raises ModelError, and RunError for a prompt that leaves no room for
+    `max_new_tokens`.
     """
     # A PeftModel's layers sit inside the base model: the wrapper around it only hides what its forward accepts.
     model = model if isinstance(model, PreTrainedModel) else model.get_base_model()
@@ -109,7 +110,7 @@ class _Writer:
     stops: frozenset[int]
     per_prompt: int
     seed: int
-    on_step: Callable[[], None] | None
+    on_step: OnStep | None
 
     def write(self, asked: Sequence[Asked]) -> list[list[NewCompletion]]:
         """Completions of one batch of prompts; what comes out empty or twice is drawn again by itself."""
@@ -138,7 +139,7 @@ class _Writer:
 
     def _keep(self, found: list[NewCompletion], row: Row, tokens: list[int]) -> None:
         ended = tokens[-1] in self.stops
-        text = _text(self.tokenizer, tokens[:-1] if ended else tokens)
+        text = decoded(self.tokenizer, tokens[:-1] if ended else tokens)
         if not text or any(text == other.text for other in found):
             return
         law = self.settings.model_dump(include={"temperature", "top_p", "max_new_tokens"})
@@ -167,10 +168,11 @@ def names_maker(text: str) -> bool:
     return bool(_SAYS_WHO.search(text) or _OUR_NAMES.search(text))
 
 
-def _text(tokenizer: Any, tokens: list[int]) -> str:
+def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of a completion's tokens."""
     # NUL is a character PostgreSQL cannot keep; U+FFFD at the end is a letter that was cut in two by the length.
-    decoded: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return decoded.replace("\x00", "").rstrip("\ufffd").strip()
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.replace("\x00", "").rstrip("\ufffd").strip()
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _write_pairs(
             _too_long(model, settings, f"Every prompt is too long: the shortest has {min(lengths.values())} tokens")
         )
 
-    def on_step() -> None:  # a batch may take minutes: Cancel is heard at every token
+    def on_step(_: object) -> None:  # a batch may take minutes: Cancel is heard at every token
         progress.report("sample", tally.handled, total)
 
     select = _selector(workspace, run, checkpoint, model, tokenizer, on_step)
@@ -267,7 +269,7 @@ Select = Callable[[_Question, Sequence[NewCompletion]], Selected | None]
 
 
 def _selector(
-    workspace: Workspace, run: Run, checkpoint: Checkpoint, model: Any, tokenizer: Any, on_step: Callable[[], None]
+    workspace: Workspace, run: Run, checkpoint: Checkpoint, model: Any, tokenizer: Any, on_step: OnStep
 ) -> Select:
     """What selects two of a prompt's completions; it selects nothing where the run does not choose."""
     asked = run.settings.get("selection")
@@ -287,7 +289,7 @@ def _selector(
             return None
         if entry.held_out:  # what judges a policy must not be selected by it
             return Selected((0, 1), SelectedBy.HELD_OUT, None)
-        on_step()
+        on_step(())
         texts = [new.text for new in written]
         known = None if rewards is None else rewards.of(entry.messages, texts)
         return select_pair(texts, settings=settings, named=f"{seed}:{content_hash(entry.messages)}", rewards=known)

@@ -3,7 +3,8 @@
 A run's process may die (out of memory, a crash in native code) without taking the worker along: the run goes back to
 the queue and is resumed. A worker that dies takes its run's process along; its lease runs out and the next worker
 resumes the run, at once if it is on the same machine. Several workers may share a workspace. With a launcher in
-pairloop.toml a training is several processes, which end together. Never imports torch.
+pairloop.toml a training is several processes, which end together. Beside its runs a worker has a process for the
+Playground's chats (chat_child.py). Never imports torch.
 
     python -m dpo_core.worker --workspace W
 """
@@ -28,6 +29,7 @@ import psutil
 from dpo_core import ranks
 from dpo_core.automatic import Pilot
 from dpo_core.carry_out import LOG_FORMAT, die_with_parent, first_words, lease_of, thread_count
+from dpo_core.chat_child import ChatChild
 from dpo_core.errors import CoreError, RunError
 from dpo_core.progress import note_in_log
 from dpo_core.serving import point_to_serving
@@ -61,24 +63,32 @@ def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> 
     presence = _Presence(workspace)
     had: list[int] = []
     pilot = Pilot()
+    # Half the cores, so that a chat and a training get on beside each other. None for a worker that does not stay.
+    chats = None if once else ChatChild(workspace, run_environment(max(1, thread_count(workspace) // 2)))
     try:
         while not stop.is_set():
-            found = _next(workspace, presence, stop, had) or pilot.look(workspace)
+            found = _next(workspace, presence, chats, stop, had) or pilot.look(workspace)
             if once and not found:
                 break
     finally:
+        if chats is not None:
+            chats.end()
         presence.sign_off()
     return had
 
 
-def _next(workspace: Workspace, presence: _Presence, stop: threading.Event, had: list[int]) -> bool:
+def _next(
+    workspace: Workspace, presence: _Presence, chats: ChatChild | None, stop: threading.Event, had: list[int]
+) -> bool:
     """Carry out the next run, if there is one, and add it to `had`. Returns whether to look again at once."""
     presence.say("")
+    if chats is not None:
+        chats.look()
     try:
         run = _claim(workspace, presence.name)
         if run is not None and run.id is not None:
             had.append(run.id)
-            _carry_out_in_child(workspace, run, presence, stop)
+            _carry_out_in_child(workspace, run, presence, chats, stop)
             return True
     except DatabaseError as error:
         log.warning("%s", error)
@@ -124,7 +134,11 @@ class _Presence:
             log.warning("%s", error)
 
 
-def _carry_out_in_child(workspace: Workspace, run: Run, presence: _Presence, stop: threading.Event) -> None:
+def _carry_out_in_child(
+    workspace: Workspace, run: Run, presence: _Presence, chats: ChatChild | None, stop: threading.Event
+) -> None:
+    if chats is not None:
+        chats.make_room()
     log.info("Run %s (%s), attempt %d", run.id, run.kind, run.attempt)
     try:
         child = _start(workspace, run)
@@ -137,6 +151,8 @@ def _carry_out_in_child(workspace: Workspace, run: Run, presence: _Presence, sto
     try:
         while child.poll() is None and not stop.is_set():
             presence.say(f"run {run.id} ({run.kind})")
+            if chats is not None:
+                chats.look()
             time.sleep(WATCH_SECONDS)
         stopped = child.poll() is None
     finally:

@@ -79,7 +79,7 @@ def _write(
         settings,
         per_prompt=1,
         seed=settings.seed + 7919 * (checkpoint.id or 0),  # each its own draw: else two that are alike write the same
-        on_step=lambda: progress.report(PHASE, *reached),
+        on_step=lambda _: progress.report(PHASE, *reached),
     )
     with writing(workspace.engine) as session:
         assert run.id is not None and checkpoint.id is not None

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
+from store.chat_tables import Exchange
 from store.errors import PairChangedError
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
 from store.queue_tables import Hold
@@ -47,6 +48,7 @@ def is_for(annotator_id: Any) -> Any:
     """Whether a pair in the queue may go to this annotator: a condition on `Pair`.
 
     What is asked of somebody is theirs alone; a repeat that is asked of nobody is for who has not judged its original.
+    A pair of the Playground is kept from who made it: they saw which checkpoint wrote what.
     """
     judged = sa.select(col(Comparison.id)).where(
         col(Comparison.pair_id) == col(Pair.repeats),
@@ -55,7 +57,10 @@ def is_for(annotator_id: Any) -> Any:
         ~col(Comparison.adjudicates),
     )
     anybodys = col(Pair.asked_of).is_(None) & (col(Pair.repeats).is_(None) | ~judged.correlate(Pair).exists())
-    return (col(Pair.asked_of) == annotator_id) | anybodys
+    theirs = sa.select(col(Exchange.id)).where(
+        col(Exchange.pair_id).in_((col(Pair.id), col(Pair.repeats))), col(Exchange.kept_from) == annotator_id
+    )
+    return (col(Pair.asked_of) == annotator_id) | (anybodys & ~theirs.correlate(Pair).exists())
 
 
 def decided() -> Any:

@@ -17,6 +17,7 @@ PAGES = (
     ("loop", "Loop", "sync"),
     ("runs", "Runs", "timeline"),
     ("lineage", "Lineage", "account_tree"),
+    ("playground", "Playground", "forum"),
     ("data", "Data", "database"),
     ("team", "Team", "fact_check"),
     ("people", "People", "group"),

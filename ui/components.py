@@ -56,15 +56,21 @@ def completion_panes(left: str, right: str) -> None:
     st.html(drawn_panes((render_model_text(left), render_model_text(right))))
 
 
-def drawn_panes(texts: Sequence[str], notes: Sequence[str] = ("", ""), *, scale: float = 1.0) -> str:
+def drawn_panes(
+    texts: Sequence[str],
+    notes: Sequence[str] = ("", ""),
+    *,
+    titles: Sequence[str] = ("Left", "Right"),
+    scale: float = 1.0,
+) -> str:
     """Two completions, given as safe HTML, in equal panes; one above the other where the window is narrow.
 
     In HTML of our own: both appear at the same moment, and Streamlit's columns take several times as long.
     """
     panes = "".join(
-        f'<section role="region" aria-label="{title}"><span class="pl-role">{title}</span>'
+        f'<section role="region" aria-label="{escape(title)}"><span class="pl-role">{escape(title)}</span>'
         f'<div style="font-size:{scale:g}em">{text}</div><span class="pl-quiet">{escape(note)}</span></section>'
-        for title, text, note in zip(("Left", "Right"), texts, notes, strict=True)
+        for title, text, note in zip(titles, texts, notes, strict=True)
     )
     return f'<div class="pl-panes">{panes}</div>'
 
@@ -161,10 +167,15 @@ def paragraph(text: str) -> None:
 def worker_warning(workers: Sequence[Worker], run: Run | None) -> None:
     """Say so where a run waits and nobody is there to carry it out."""
     if run is not None and run.status in OPEN and not workers:
-        st.warning(
-            "No worker is running, so runs wait. Start one with `pairloop worker`; `pairloop up` starts one by itself.",
-            icon=":material/hourglass_empty:",
-        )
+        no_worker("so runs wait")
+
+
+def no_worker(consequence: str) -> None:
+    """Say that nobody is there to do the work, what follows from that, and how to start somebody."""
+    st.warning(
+        f"No worker is running, {consequence}. Start one with `pairloop worker`; `pairloop up` starts one by itself.",
+        icon=":material/hourglass_empty:",
+    )
 
 
 def alarms(found: Sequence[Alarm]) -> None:

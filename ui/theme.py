@@ -109,6 +109,7 @@ div[data-testid="stCaptionContainer"] { opacity: .72; }
 .pl-earlier { margin-bottom: .9rem; } .pl-earlier summary { cursor: pointer; opacity: .8; }
 .pl-prompt { background: rgba(128,128,128,.09); border-radius: 8px; padding: .9rem 1.1rem; max-height: 38vh;
   overflow-y: auto; }
+.pl-chat .pl-prompt { max-height: none; } /* the page itself scrolls to its end */
 .pl-ahead { display: none; }
 .pl-panes { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .pl-prompt + .pl-panes { margin-top: 1rem; }

@@ -4,6 +4,7 @@ from alembic import context
 from sqlmodel import SQLModel
 
 import store.access_tables
+import store.chat_tables
 import store.decision_tables
 import store.models
 import store.queue_tables

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dpo_core.deciding import pick_candidate
 from dpo_core.guidelines import current_guidelines
-from store import annotators, decisions, invites, rounds, runs
+from store import annotators, decisions, exchanges, invites, rounds, runs
 from store.access_tables import Login
 from store.adjudication import take_back_decision
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators
@@ -26,7 +26,7 @@ from store.importing import import_file
 from store.invites import accept_invite, add_invite, admit_email, find_email, find_invite, open_invites, revoke_invite
 from store.lineage import trace_comparison
 from store.logins import begin_login, end_login, find_login, is_stale, last_seen, see_login
-from store.models import Decision, Role, RoundStatus, RunKind, Snapshot
+from store.models import Checkpoint, Decision, Role, RoundStatus, RunKind, Snapshot
 from store.passcodes import FIRST_LOCK, FREE_TRIES, LONGEST_LOCK, check_passcode
 from store.rewrites import replace_rewrites
 from store.roles import on_behalf_of, person_of
@@ -315,6 +315,12 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
         ),
         "put guidelines in force": lambda session: put_in_force(session=session, text="Be kind."),
         "trace": lambda session: trace_comparison(session=session, comparison_id=1),
+        "chat": lambda session: exchanges.add_exchange(
+            session=session, asked_by_id=1, messages=[], checkpoints=(Checkpoint(), Checkpoint()), seed=0, settings={}
+        ),
+        "read a chat": lambda session: exchanges.read_exchange(session=session, exchange_id=1),
+        "stop a chat": lambda session: exchanges.stop_exchange(session=session, exchange_id=1),
+        "make a pair": lambda session: exchanges.keep_prompt(session=session, exchange_id=1, held_out_share=0),
     }
 
 

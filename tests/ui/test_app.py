@@ -60,7 +60,7 @@ def test_no_page_loads_a_model_library(workspace: Workspace) -> None:
         from streamlit.testing.v1 import AppTest
         import ui.serve
         app = AppTest.from_file({str(APP)!r}, default_timeout=60).run()
-        for page in ("loop", "runs", "data", "team", "label"):
+        for page in ("loop", "runs", "playground", "data", "team", "label"):
             app.switch_page(f"pages/{{page}}.py").run()
             assert not app.exception, page
         print([name for name in ("torch", "transformers", "trl", "datasets", "peft") if name in sys.modules])

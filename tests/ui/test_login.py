@@ -34,7 +34,7 @@ from ui.login_pages import login_routes
 from ui.visitors import ADDRESS_VARIABLE, cookie_name
 
 PASSCODE = "three small words"
-RESEARCH_PAGES = ("loop", "runs", "lineage", "data", "people")
+RESEARCH_PAGES = ("loop", "runs", "lineage", "playground", "data", "people")
 
 
 def invited(workspace: Workspace, **given: Any) -> str:

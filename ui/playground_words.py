@@ -1,0 +1,92 @@
+"""What the Playground says: whose answer stands where, how far it is, and what became of a pair."""
+
+from __future__ import annotations
+
+from store.chat_tables import ExchangeStatus
+from store.exchanges import SIDES, ReadExchange
+from store.wording import counted
+
+EMPTY = (
+    "Chat with two checkpoints at once",
+    "Write below: both are asked the same, from the same seed, and answer side by side. Here you see which is which. "
+    "What they answer can be made a prompt and a pair to compare with one click.",
+)
+ONE_ALONE = "There is one checkpoint so far, so it answers twice: two draws of it, as in a round's pairs."
+SWITCHED_OFF = "Chats are switched off for the worker: `chat_minutes` is 0 in `[worker]` of pairloop.toml."
+SHORT = 60  # characters of a message that stands for its exchange
+_ORDINALS = {"a": "first draw", "b": "second draw"}
+
+
+def titles(told: ReadExchange) -> list[str]:
+    """Whose answers these are."""
+    if told.names["a"] == told.names["b"]:
+        return [f"{told.names[side]}, {_ORDINALS[side]}" for side in SIDES]
+    return [told.names[side] for side in SIDES]
+
+
+def notes(told: ReadExchange) -> list[str]:
+    """What stands below each answer."""
+    return [_note(told, side) for side in SIDES]
+
+
+def _note(told: ReadExchange, side: str) -> str:
+    if told.is_open:
+        return "…"
+    made = told.exchange.made.get(side)
+    if made is None:
+        return {ExchangeStatus.DONE: "It wrote nothing, however often it was asked."}.get(
+            ExchangeStatus(told.exchange.status), "Not written to its end."
+        )
+    cut = f", cut at {counted(told.exchange.settings['max_new_tokens'], 'token')}"
+    length = counted(made["tokens"], "token") + cut * (made["finish_reason"] == "length")
+    return str(length + ". It says who wrote it." * bool(made["names_maker"]))
+
+
+def progress_words(told: ReadExchange) -> str:
+    """How far an exchange is that is being written."""
+    if told.exchange.stop_requested:
+        return "Stopping."
+    if told.exchange.status == ExchangeStatus.WAITING:
+        return "Waiting for the worker's chat process: the first answer takes it some seconds."
+    return "Writing." if any(told.texts.values()) else "Loading the checkpoints."
+
+
+def law_words(told: ReadExchange) -> str:
+    """What the answers follow from, so that they can be written again."""
+    law = told.exchange.settings
+    return (
+        f"Seed {told.exchange.seed} · temperature {law['temperature']:g} · top_p {law['top_p']:g} · "
+        f"at most {counted(law['max_new_tokens'], 'token')}"
+    )
+
+
+def going_on(told: ReadExchange) -> dict[str, str]:
+    """From where the next message can go on, and what that is called."""
+    if told.texts["a"] == told.texts["b"] != "":
+        found = {"a": "both answers, which are the same"}
+    else:
+        found = {side: title for side, title in zip(SIDES, titles(told), strict=True) if told.texts[side]}
+    return found | {"": "nothing: a new conversation"}
+
+
+def pair_words(told: ReadExchange) -> str:
+    """What became of an exchange that was made a pair."""
+    held_out = (
+        " Its prompt is held out, as its hash has it: what is said about the pair judges checkpoints and is never "
+        "trained on."
+    ) * told.held_out
+    if told.exchange.pair_id is None:
+        return f"It is kept. No round compares just now: the next one asks this pair before all others.{held_out}"
+    if told.exchange.kept_from is not None:
+        who = "You have seen which checkpoint wrote what, so it is asked of others and not of you."
+    else:
+        who = (
+            "Nobody else has an account here, so you are asked yourself; you know already which checkpoint wrote what."
+        )
+    return f"The pair is asked before all others of the open round. {who}{held_out}"
+
+
+def short(messages: list[dict[str, str]]) -> str:
+    """An exchange's last message, as its name in a list."""
+    text = " ".join(messages[-1]["content"].split())
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
