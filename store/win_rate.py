@@ -143,8 +143,8 @@ def length_controlled(duels: Sequence[Duel]) -> Estimate:
     A logistic regression of won or lost on tanh(length difference / its standard deviation), read at difference 0: the
     length term of length-controlled AlpacaEval (Dubois et al. 2024). Each prompt counts once, as in `win_rate`. A small
     ridge on the slope keeps it finite where length alone tells won from lost. The variance is the sandwich between
-    prompts (Liang and Zeger 1986), never below what independent duels would have. Where all were won, or all lost,
-    length explains nothing, and the interval is Wilson's.
+    prompts (Liang and Zeger 1986), never below what as many prompts with a duel each would have. Where all were won, or
+    all lost, length explains nothing, and the interval is Wilson's.
 
     No value under LEAST_PROMPTS decided prompts.
     """
@@ -221,11 +221,9 @@ def _log_odds(features: Floats, won: Floats, prompts: NDArray[np.int64]) -> tupl
     coefficients = _fitted(features, won, weights, ridge)
     chances = expit(features @ coefficients)
     bread = np.linalg.inv((features.T * (weights * chances * (1 - chances))) @ features + ridge)
-    alone = (features.T * (weights**2 * chances * (1 - chances))) @ features + ridge
     scores = np.stack([np.bincount(prompts, each) for each in features.T * (weights * (won - chances))])
-    between = scores @ scores.T * scores.shape[1] / (scores.shape[1] - 1)
-    variance = max(float((bread @ middle @ bread)[0, 0]) for middle in (alone, between))
-    return float(coefficients[0]), math.sqrt(variance)
+    between = bread @ (scores @ scores.T * scores.shape[1] / (scores.shape[1] - 1)) @ bread
+    return float(coefficients[0]), math.sqrt(max(float(bread[0, 0]), float(between[0, 0])))
 
 
 def _fitted(features: Floats, won: Floats, weights: Floats, ridge: Floats) -> Floats:

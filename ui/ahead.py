@@ -70,29 +70,34 @@ SCRIPT = (
         document.querySelector(`[class*="st-key-${meant.name}-"] button`)?.click();
     }, dwell);
   };
-  let asking = null;  // S was pressed, and the reasons are on their way: a number pressed meanwhile is one of them
+  let asking = null;  // S was pressed: until the reasons are gone again, a number pressed is one of them
   const onScreen = () => {
     const shown = document.querySelector(".pl-pair, .pl-cards");
     return shown?.dataset.pair ?? shown?.dataset.mark;
   };
   const reason = (key) => document.querySelector(`[class*="st-key-why-${key}-"] button`);
-  const answerWhy = () => {
-    if (asking.of !== onScreen() || performance.now() - asking.at > 20000) { asking = null; return; }
-    if (!reason("1")) { setTimeout(answerWhy, 20); return; }
-    const { key } = asking;
-    asking = null;
-    if (key) reason(key)?.click();
+  const answer = (key) => { asking = null; reason(key)?.click(); };
+  const followReasons = () => {
+    if (!asking) return;
+    const there = reason("1"), late = performance.now() - asking.at > 20000;
+    if (asking.of !== onScreen() || (!there && (asking.came || late))) { asking = null; return; }
+    asking.came ||= Boolean(there);
+    if (there && asking.key) answer(asking.key);
+    else setTimeout(followReasons, 20);
   };
+  // Not left to the buttons' own shortcuts: for a moment after they are drawn these do not listen yet.
   window.addEventListener("keydown", (event) => {
     if (!asking || !/^[1-9]$/.test(event.key) || event.target.closest?.("input, textarea")) return;
     event.stopImmediatePropagation();
     event.preventDefault();
-    if (!event.repeat) asking.key ||= event.key;
+    if (event.repeat) return;
+    if (reason(event.key)) answer(event.key);
+    else asking.key ||= event.key;
   }, true);
   window.addEventListener("click", (event) => {
     if (!asking && event.target.closest?.(asks)) {
-      asking = { of: onScreen(), at: performance.now(), key: "" };
-      answerWhy();
+      asking = { of: onScreen(), at: performance.now(), key: "", came: false };
+      followReasons();
     }
     const button = event.target.closest?.(answers);
     if (!button) return;

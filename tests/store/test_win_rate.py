@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
@@ -313,6 +313,7 @@ def test_the_slope_is_that_of_the_penalised_likelihood():
 
 @settings(max_examples=50)
 @given(DUELS, st.floats(0.01, 100))
+@example([Duel(n, Outcome.WON, 0.0) for n in range(9)] + [Duel(9, Outcome.LOST, 1.0)], 1.0)
 def test_laws_of_the_rate_at_equal_length(duels: list[Duel], unit: float):
     """Candidate and opponent can change places, lengths have any unit, and saying all again narrows nothing."""
     found = length_controlled(duels)
