@@ -29,6 +29,7 @@ from store.wording import counted
 
 log = logging.getLogger("pairloop")
 BY = "automatic rounds"
+STUCK = "A run has stopped: a person has to look."
 LEAST_DUELS = 20  # written at once
 LOOK_SECONDS = 2.0  # between two looks: what comes next is told from all duels so far
 
@@ -73,11 +74,13 @@ def plan_next(state: LoopState, gate: Gate | None, asked: AutomaticSettings) -> 
         Step.WAIT_FOR_PAIRS: Plan(Act.WAIT, "Pairs are being written."),
         Step.WAIT_FOR_TRAINING: Plan(Act.WAIT, "The next checkpoint is being trained."),
         Step.IMPORT_PROMPTS: Plan(Act.STOP, "There are no prompts to ask: import some."),
-    }.get(state.step, Plan(Act.STOP, "A run has stopped: a person has to look."))
+    }.get(state.step, Plan(Act.STOP, STUCK))
 
 
 def _comparing(state: LoopState) -> Plan:
     assert state.round is not None
+    if state.stuck_run is not None:
+        return Plan(Act.STOP, STUCK)
     missing = state.round.target - state.comparisons["done"]
     if state.pairs["open"] or state.open_run is not None:
         return Plan(Act.WAIT, f"{counted(missing, 'comparison')} to go until training starts.")

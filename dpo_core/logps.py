@@ -35,6 +35,7 @@ from store.models import Checkpoint
 
 log = logging.getLogger("pairloop")
 FOLDER = "logps"  # in the workspace
+PREPARED = "pairloop_forward"  # the forward that `prepare` left on a model
 BATCH_TOKENS = 4096  # unique tokens in one pass without gradients; a pair beyond it goes by itself
 
 
@@ -118,9 +119,12 @@ def pair_tokens(pair: TokenizedPair) -> int:
 
 def prepare(model: PreTrainedModel, prefix_sharing: bool) -> None:
     """Wrap the model's forward as TRL does, and as the setting has it. Doing it again does nothing."""
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "peft_config") else model)
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if inner.__dict__.get(PREPARED) is not inner.forward:  # TRL would put its head on once more, however often
+        add_fused_lm_head(inner)
     if prefix_sharing:
         share_or_warn(model)
+    inner.__dict__[PREPARED] = inner.forward
 
 
 def row_logps(model: PreTrainedModel, batch: dict[str, torch.Tensor], bf16: bool) -> torch.Tensor:

@@ -38,6 +38,7 @@ from store.comparisons import count_round
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
 from store.duels import move_open_duels
+from store.exchanges import kept_exchanges
 from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
 from store.prompts import count_prompts, prompts_to_ask
@@ -87,6 +88,14 @@ class LoopState:
     def open_run(self) -> Run | None:
         """The run waited for, while it is still to end."""
         return self.run if self.run is not None and self.run.status in OPEN else None
+
+    @property
+    def stuck_run(self) -> Run | None:
+        """The run that ended before its work was done, where that is missing; people may compare on what there is."""
+        if self.run is None or self.round is None or self.step not in (Step.MEND_RUN, Step.COMPARE):
+            return None
+        given_up = self.run.status == RunStatus.CANCELLED and self.round.status != RoundStatus.SAMPLING
+        return self.run if self.run.status in (RunStatus.FAILED, RunStatus.CANCELLED) and not given_up else None
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,7 @@ def _queue_sampling(
         count=count,
         held_out_share=settings.round.held_out_share,
         seed=settings.sampling.seed + current.number,
+        also_asked={kept.prompt_id for kept in kept_exchanges(session=session)},
     )
     if not prompts:
         raise RunError("There are no prompts to write completions for. `pairloop import` brings some in.")

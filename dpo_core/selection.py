@@ -9,8 +9,7 @@
     random    any two
 
 None of these asks about near-duplicates where two others are there. A share of the prompts is left to chance entirely
-(`slice`): the first two texts as they were written, near-duplicates or not, which is the pair that there would be if
-nothing were selected. That share is what the others are measured by (store/selected.py). Held-out prompts are left to
+(`slice`): the first two texts as they were written, near-duplicates or not. That share is what the others are measured by (store/selected.py). Held-out prompts are left to
 chance as well: what judges a policy must not be selected by it. One pair is asked for each prompt, and prompts take
 turns (store/prompts.py), so pairs are spread over prompts whatever the rule.
 

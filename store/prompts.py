@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import func
@@ -49,11 +49,14 @@ def is_asked() -> Any:
     return col(Prompt.id).not_in(gold)
 
 
-def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed: int) -> list[Prompt]:
+def prompts_to_ask(
+    *, session: Session, count: int, held_out_share: float, seed: int, also_asked: Collection[int | None] = ()
+) -> list[Prompt]:
     """`count` prompts for a round: those asked least often first, then in an order drawn from `seed`.
 
     Held-out prompts get their share of the round, so that every round can be judged on prompts never trained on.
-    Where there are fewer prompts than `count`, all of them, once.
+    Where there are fewer prompts than `count`, all of them, once. `also_asked`: ids of prompts that the round asks in
+    another way, each as if it had been asked once more.
     """
     asked = (
         select(Pair.prompt_id, func.count().label("times"))
@@ -66,7 +69,8 @@ def prompts_to_ask(*, session: Session, count: int, held_out_share: float, seed:
         .outerjoin(asked, asked.c.prompt_id == Prompt.id)
         .where(is_asked())
     ).all()
-    ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"{seed}:{row[0].content_hash}")))
+    turns = [(prompt, times + (prompt.id in also_asked)) for prompt, times in rows]
+    ranked = sorted(turns, key=lambda row: (row[1], text_hash(f"{seed}:{row[0].content_hash}")))
     held_out = [prompt for prompt, _ in ranked if prompt.held_out]
     trained = [prompt for prompt, _ in ranked if not prompt.held_out]
     kept = min(max(round(count * held_out_share), count - len(trained)), len(held_out))

@@ -58,6 +58,16 @@ def test_they_are_the_definition_for_any_batch_size(tiny_model: Path, batch_toke
     assert sorted(heard) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("prefix_sharing", [True, False])
+def test_however_often_it_is_asked_a_model_is_wrapped_once(tiny_model: Path, prefix_sharing: bool) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    first = pair_logps(model, tokenizer, PAIRS, prefix_sharing=prefix_sharing)
+    wrapped = model.forward
+    assert pair_logps(model, tokenizer, PAIRS, prefix_sharing=prefix_sharing) == first
+    assert model.forward is wrapped
+
+
 class Counted:
     """Stands in for `pair_logps`: says what it was asked, and can die after a batch."""
 

@@ -8,8 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
 from dpo_core import loop
+from dpo_core.automatic import Act, plan_next
 from dpo_core.changing_settings import change_training
 from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError
@@ -27,13 +29,15 @@ from dpo_core.loop import (
     start_training,
 )
 from dpo_core.workspace import Workspace
+from store.checkpoints import base_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.errors import StateError
 from store.importing import import_preferences
-from store.models import Decision, Round, RoundStatus, Run, RunKind, RunStatus
+from store.models import Decision, Prompt, Round, RoundStatus, Run, RunKind, RunStatus
+from store.pairs import NewCompletion, add_completion, add_pair
 from store.preferences import SnapshotFilter
-from store.runs import claim_run, fail_run, get_run, list_runs
+from store.runs import cancel_run, claim_run, end_cancelled_run, fail_run, get_run, list_runs
 from store.snapshots import cut_snapshot
 from tests.browser import seeding
 
@@ -75,6 +79,35 @@ def test_a_failed_run_is_to_be_mended_and_can_be_retried(make_workspace: Make) -
     assert step(workspace) == Step.MEND_RUN
     retry(workspace, run_id=run.id or 0)
     assert step(workspace) == Step.WAIT_FOR_PAIRS
+
+
+@pytest.mark.parametrize("ended", ["failed", "cancelled"])
+def test_a_pair_that_is_there_already_hides_no_failed_run(make_workspace: Make, ended: str) -> None:
+    """One that came from the Playground, say, or a duel that went along."""
+    workspace = make_workspace()
+    opened = start_round(workspace, by="test")
+    run = claim(workspace)
+    with writing(workspace.engine) as session:
+        asked, base = next(iter(session.exec(select(Prompt)))), base_checkpoint(session=session)
+        both = [
+            add_completion(
+                session=session, prompt_id=asked.id or 0, new=NewCompletion(text=text), checkpoint_id=base.id
+            )
+            for text in ("Yes.", "No.")
+        ]
+        add_pair(session=session, prompt_id=asked.id or 0, completions=both, round_id=opened.id)
+        if ended == "failed":
+            fail_run(session=session, run_id=run.id or 0, attempt=run.attempt, error="Out of memory.")
+        else:
+            cancel_run(session=session, run_id=run.id or 0)
+            end_cancelled_run(session=session, run_id=run.id or 0, attempt=run.attempt)
+    with reading(workspace.engine) as session:
+        state = read_loop(session=session)
+    assert (state.step, state.stuck_run and state.stuck_run.id) == (Step.COMPARE, run.id)
+    assert plan_next(state, None, workspace.settings.automatic).act == Act.STOP
+    retry(workspace, run_id=run.id or 0)
+    with reading(workspace.engine) as session:
+        assert read_loop(session=session).stuck_run is None
 
 
 def test_a_run_that_was_overtaken_is_not_retried(make_workspace: Make) -> None:

@@ -146,3 +146,12 @@ def test_the_order_is_the_seeds(engine: sa.Engine) -> None:
     add_prompts(engine, 30)
     orders = [[prompt.id for prompt in next_prompts(engine, 10, seed=seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_prompt_that_the_round_asks_otherwise_waits_its_turn(engine: sa.Engine) -> None:
+    add_prompts(engine, 4)
+    every = [prompt.id for prompt in next_prompts(engine, 4)]
+    with reading(engine) as session:
+        given = {"session": session, "held_out_share": 0.0, "seed": 1, "also_asked": {every[0]}}
+        assert every[0] not in {prompt.id for prompt in prompts_to_ask(count=3, **given)}
+        assert {prompt.id for prompt in prompts_to_ask(count=4, **given)} == set(every)

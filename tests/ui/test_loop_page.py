@@ -18,7 +18,7 @@ from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.importing import import_preferences
-from store.models import Checkpoint, Pair
+from store.models import Checkpoint, Pair, RunStatus
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
@@ -215,6 +215,18 @@ def test_a_failed_run_says_why_and_can_be_tried_again(compared: Workspace, open_
     assert primary(app) == ["Try again"]
     button(app, "Try again").click().run()
     assert step(compared) == Step.WAIT_FOR_TRAINING
+
+
+def test_writing_that_failed_is_told_beside_the_pairs_that_are_there(workspace: Workspace, open_app: OpenApp) -> None:
+    seeding.open_round(workspace, seeding.plain_exchanges(2))
+    with writing(workspace.engine) as session:
+        (run,) = list_runs(session=session)
+        run.status = RunStatus.FAILED
+        run.error = "Out of memory."
+        session.add(run)
+    app = open_app("loop")
+    assert "Out of memory." in words(app)
+    assert "Try again" in labels(app) and primary(app) == ["Compare"]
 
 
 @pytest.mark.parametrize("page", ["loop", "runs"])

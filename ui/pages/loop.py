@@ -33,7 +33,7 @@ from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
-from store.models import Decision, RunStatus, Worker
+from store.models import Decision, Run, RunStatus, Worker
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
@@ -143,8 +143,8 @@ def details(workspace: Workspace, seen: Seen) -> None:
         show.meter(state.comparisons["done"], state.round.target)
     if state.open_run is not None:
         show.run_progress(state.open_run)
-    if state.run is not None and state.step == Step.MEND_RUN:
-        why = state.run.error or f"Run {state.run.id} was {state.run.status}."
+    if state.stuck_run is not None:
+        why = state.stuck_run.error or f"Run {state.stuck_run.id} was {state.stuck_run.status}."
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
         duels_and_gate(state, seen.gate)
@@ -248,7 +248,8 @@ def actions(workspace: Workspace, seen: Seen) -> None:
         Step.WAIT_FOR_TRAINING: waiting_actions,
         Step.MEND_RUN: mend_actions,
     }
-    drawn[state.step](workspace, state)
+    if state.step in drawn:  # or somebody decided while this page was read: it is drawn anew within seconds
+        drawn[state.step](workspace, state)
 
 
 def button(label: str, function: Any, *args: Any, primary: bool = False, said: str = "", **kwargs: Any) -> None:
@@ -292,7 +293,9 @@ def compare_actions(workspace: Workspace, state: LoopState) -> None:
     elif state.pairs["open"]:
         go("Compare", story.LABEL_PAGE, primary=True)
         button("Pause", pause, workspace, said="Nobody is shown a pair until you resume the round.")
-    if state.open_run is None:
+    if state.stuck_run is not None:
+        retry_button(workspace, state.stuck_run, primary=not state.pairs["open"])
+    elif state.open_run is None:
         more_pairs(workspace, primary=not state.pairs["open"])
     if state.comparisons["done"]:
         done = state.comparisons["done"]
@@ -385,10 +388,15 @@ def pick(workspace: Workspace) -> None:
     act(pick_candidate, workspace, checkpoint=st.session_state["picked"], by=my_name())
 
 
+def retry_button(workspace: Workspace, run: Run, *, primary: bool) -> None:
+    """Try a stopped run again."""
+    button("Try again", retry, workspace, run_id=run.id, primary=primary)
+
+
 def mend_actions(workspace: Workspace, state: LoopState) -> None:
     """Try a stopped run again, or give it up."""
     assert state.run is not None
-    button("Try again", retry, workspace, run_id=state.run.id, primary=True)
+    retry_button(workspace, state.run, primary=True)
     if story.stage_of(state) == 2:
         label = "Give this training up" if state.imported else "Back to comparing"
         button(label, return_to_comparing, workspace, by=my_name())
