@@ -9,9 +9,10 @@
     random    any two
 
 None of these asks about near-duplicates where two others are there. A share of the prompts is left to chance entirely
-(`slice`): the first two texts as they were written, near-duplicates or not. That share is what the others are measured by (store/selected.py). Held-out prompts are left to
-chance as well: what judges a policy must not be selected by it. One pair is asked for each prompt, and prompts take
-turns (store/prompts.py), so pairs are spread over prompts whatever the rule.
+(`slice`): the first two texts as they were written, near-duplicates or not. That share is what the others are measured
+by (store/selected.py). Held-out prompts are left to chance as well: what judges a policy must not be selected by it.
+One pair is asked for each prompt, and prompts take turns (store/prompts.py), so pairs are spread over prompts whatever
+the rule.
 
 Every draw follows from the name it is given. Importable without torch.
 """
