@@ -152,8 +152,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], note: str = "")
     """A small table of plain text, with a note below it."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    named = escape(", ".join(filter(None, head)) or note or "Table")
     st.html(
-        '<div class="pl-scroll"><table class="pl-table">'
+        # In a narrow window it is wider than the page: by keyboard it can be scrolled only if it can have the focus.
+        f'<div class="pl-scroll" tabindex="0" role="region" aria-label="{named}"><table class="pl-table">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
         + (f'<p class="pl-quiet">{escape(note)}</p>' if note else "")
     )
