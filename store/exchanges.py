@@ -86,21 +86,26 @@ def add_exchange(
     return asked
 
 
-def get_exchange(*, session: Session, exchange_id: int) -> Exchange:
-    """The exchange of this number. Raises UnknownRecordError."""
+def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
+    """An exchange for who asked it. Raises UnknownRecordError, NotAllowedError for anybody else."""
+    require_researcher(session=session, to="chat with checkpoints")
     found = session.get(Exchange, exchange_id)
     if found is None:
         raise UnknownRecordError(f"There is no exchange {exchange_id}.")
-    return found
-
-
-def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
-    """An exchange for whoever looks at it. Raises UnknownRecordError, NotAllowedError."""
-    require_researcher(session=session, to="chat with checkpoints")
-    found = get_exchange(session=session, exchange_id=exchange_id)
+    _require_own(session, found)
     a, b = (session.get_one(Checkpoint, each) for each in (found.checkpoint_a_id, found.checkpoint_b_id))
     prompt = session.get(Prompt, found.prompt_id) if found.prompt_id else None
     return ReadExchange(found, {"a": a.name, "b": b.name}, held_out=prompt is not None and prompt.held_out)
+
+
+def _require_own(session: Session, found: Exchange) -> None:
+    """Refuse whoever did not ask it: a pair is kept from its maker alone, so nobody else may see who wrote what."""
+    if person_of(session) not in (None, found.asked_by_id):
+        who = session.get_one(Annotator, found.asked_by_id).name
+        raise NotAllowedError(
+            f"This exchange is {who}'s. It says which checkpoint wrote what, so a pair made of it would not be blind "
+            f"for you any more. Ask {who} to make it a pair, and compare that. Nothing was changed."
+        )
 
 
 def latest_exchanges(*, session: Session, asked_by_id: int, limit: int) -> list[Exchange]:
@@ -116,6 +121,7 @@ def stop_exchange(*, session: Session, exchange_id: int) -> Exchange:
     """
     require_researcher(session=session, to="chat with checkpoints")
     found = _locked(session, exchange_id)
+    _require_own(session, found)
     if found.status in OPEN and _is_free(found):
         _close(session, found, ExchangeStatus.STOPPED)
     elif found.status == ExchangeStatus.WRITING:
@@ -259,6 +265,7 @@ def keep_prompt(*, session: Session, exchange_id: int, held_out_share: float) ->
     """
     require_researcher(session=session, to="make a pair")
     found = _locked(session, exchange_id)
+    _require_own(session, found)
     if found.prompt_id is not None:
         raise StateError("This exchange was made a pair already.")
     why_not = _why_no_pair(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from store.exchanges import (
     stop_exchange,
 )
 from store.invites import admit_email
-from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
+from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
 from store.pairs import NewCompletion, add_pair, next_pair
 from store.roles import on_behalf_of
 from store.workers import own_name
@@ -174,6 +175,22 @@ def test_nobody_asks_in_somebody_elses_name(engine: sa.Engine, ask: Ask) -> None
         assert add_exchange(session=session, asked_by_id=rae, **asked).id
         with pytest.raises(NotAllowedError, match="somebody else's name"):
             add_exchange(session=session, asked_by_id=lea, **asked)
+
+
+def test_who_did_not_ask_neither_reads_stops_nor_keeps_it(engine: sa.Engine, ask: Ask) -> None:
+    number = ask(written=("x", "y"))
+    lea = fetch(engine, number).asked_by_id
+    with writing(engine) as session:
+        session.get_one(Annotator, lea).role = Role.RESEARCHER
+        rae = get_or_add_annotator(session=session, name="Rae", role=Role.RESEARCHER).id or 0
+    for act in (read_exchange, stop_exchange, partial(keep_prompt, held_out_share=0.0)):
+        with (
+            pytest.raises(NotAllowedError, match="This exchange is Lea's"),
+            writing(on_behalf_of(engine, rae)) as session,
+        ):
+            act(session=session, exchange_id=number)
+    with reading(on_behalf_of(engine, lea)) as session:
+        assert read_exchange(session=session, exchange_id=number).exchange.prompt_id is None
 
 
 # What becomes of them

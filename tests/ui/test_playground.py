@@ -129,7 +129,7 @@ def test_what_went_wrong_is_said(workspace: Workspace, open_app: OpenApp) -> Non
     assert "The weights are \\*gone\\*." in words(app)
     app.query_params["exchange"] = "99"
     app.run()
-    assert "Chat with two checkpoints at once" in words(app) and not app.error
+    assert "Chat with two checkpoints at once" in words(app) and "There is no exchange 99" in words(app)
 
 
 def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace, open_app: OpenApp) -> None:

@@ -1,6 +1,7 @@
 """Playground: chat with two checkpoints side by side, and make what they answer a pair to compare.
 
-The page is its exchange, whose number is in the address: a reload, or whoever is sent it, finds the same.
+The page is its exchange, whose number is in the address: a reload finds the same. Nobody else does: it names the
+checkpoints, and a pair made of it is to be blind for them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, mak
 from dpo_core.workspace import Workspace
 from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
-from store.errors import UnknownRecordError
+from store.errors import NotAllowedError, UnknownRecordError
 from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
 from store.models import Worker
 from store.prompts import Message
@@ -51,15 +52,16 @@ def main() -> None:
 
 
 def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
-    """The exchange that the page is about, if any."""
+    """The exchange that the page is about, if any; why it is none that can be shown is said once."""
     number = st.query_params.get(EXCHANGE_PARAMETER, "")
     if not number.isdecimal():
         return None
     try:
         with reading(workspace.engine) as session:
             return read_exchange(session=session, exchange_id=int(number))
-    except UnknownRecordError:
+    except (UnknownRecordError, NotAllowedError) as error:  # it is somebody else's
         st.query_params.pop(EXCHANGE_PARAMETER, None)
+        st.session_state["problem"] = str(error)
         return None
 
 
