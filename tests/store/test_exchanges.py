@@ -11,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import col, select
 
+from store.adjudication import list_doubtful
 from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange, ExchangeStatus
 from store.checkpoints import add_checkpoint
+from store.comparisons import Remarks, record_comparison
 from store.database import reading, writing
-from store.errors import NotAllowedError, StateError, StoreError
+from store.errors import NotAllowedError, PairChangedError, StateError, StoreError
 from store.exchanges import (
     MOST_ATTEMPTS,
     LostExchangeError,
@@ -201,12 +203,12 @@ def keep(engine: sa.Engine, number: int, share: float = 0.0) -> None:
         keep_prompt(session=session, exchange_id=number, held_out_share=share)
 
 
-def make_pair_of(engine: sa.Engine, number: int, round_id: int, purpose: Purpose = Purpose.TRAIN) -> Pair:
+def make_pair_of(engine: sa.Engine, number: int, round_id: int, wanted: int = 1) -> Pair:
     with writing(engine) as session:
         kept = session.get_one(Exchange, number)
         both = completions_of(session=session, kept=kept)
         pair = add_pair(
-            session=session, prompt_id=both[0].prompt_id, completions=both, round_id=round_id, purpose=purpose
+            session=session, prompt_id=both[0].prompt_id, completions=both, round_id=round_id, wanted=wanted
         )
         is_pair_of(session=session, kept=kept, pair=pair)
     return pair
@@ -311,3 +313,29 @@ def test_who_made_a_pair_is_not_asked_about_it_unless_alone(engine: sa.Engine, a
         session.add_all([look, again])
     assert asked_of(engine, current.id or 0, "Lea") is None
     assert asked_of(engine, current.id or 0, "Cleo") == again.id
+
+
+def test_who_made_a_pair_neither_judges_nor_decides_it(engine: sa.Engine, ask: Ask, make_round: MakeRound) -> None:
+    current, _ = make_round(engine, pairs=0)
+    alone, in_company = ask(written=("x", "y")), ask(written=("x", "z"))
+    lea = fetch(engine, alone).asked_by_id
+    keep(engine, alone)
+    mine = make_pair_of(engine, alone, current.id or 0, wanted=3)
+    with writing(engine) as session:
+        ben = admit_email(session=session, name="Ben", email="ben@example.org").id or 0
+        session.get_one(Annotator, lea).role = Role.RESEARCHER
+    keep(engine, in_company)
+    theirs = make_pair_of(engine, in_company, current.id or 0, wanted=3)
+    with writing(engine) as session:
+        for pair in (mine, theirs):
+            flags = Remarks(flags={"left": ["unsafe"]})
+            record_comparison(session=session, pair_id=pair.id or 0, annotator_id=ben, choice="left", remarks=flags)
+    for whose, inbox in ((on_behalf_of(engine, lea), [mine.id]), (engine, [theirs.id, mine.id])):
+        with reading(whose) as session:
+            assert [each.pair_id for each in list_doubtful(session=session)] == inbox
+    for adjudicates in (False, True):
+        said = partial(record_comparison, annotator_id=lea, choice="left", adjudicates=adjudicates)
+        with pytest.raises(PairChangedError, match="saw which checkpoint wrote what"), writing(engine) as session:
+            said(session=session, pair_id=theirs.id or 0)
+        with writing(engine) as session:
+            said(session=session, pair_id=mine.id or 0)
