@@ -14,6 +14,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from store.access_tables import Account
+from store.adding_once import add_unless_there
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, StateError, StoreError, UnknownRecordError
 from store.hashing import content_hash
@@ -289,13 +290,12 @@ def _why_no_pair(found: Exchange) -> str:
 
 
 def _get_or_add_prompt(session: Session, messages: list[Message], held_out_share: float) -> int:
+    """The prompt's number; its row is locked, so that of two pairs made of it at once the second finds the first."""
     hashed = content_hash(messages)
-    prompt = session.exec(select(Prompt).where(Prompt.content_hash == hashed)).first()
-    if prompt is None:
-        held_out = is_held_out(hashed, share=held_out_share)
-        prompt = Prompt(content_hash=hashed, messages=messages, source=SOURCE, held_out=held_out)
-        session.add(prompt)
-        session.flush()
+    held_out = is_held_out(hashed, share=held_out_share)
+    new = Prompt(content_hash=hashed, messages=messages, source=SOURCE, held_out=held_out)
+    add_unless_there(session=session, row=new)
+    prompt = session.exec(select(Prompt).where(Prompt.content_hash == hashed).with_for_update(key_share=True)).one()
     assert prompt.id is not None
     return prompt.id
 
@@ -314,9 +314,12 @@ def _refuse_twin(session: Session, found: Exchange) -> None:
 
 
 def kept_exchanges(*, session: Session) -> list[Exchange]:
-    """Those that were made a prompt and wait for a round to ask their pair, oldest first."""
+    """Those that were made a prompt and wait for a round to ask their pair, oldest first.
+
+    None that somebody else is making a pair just now: their rows are locked until then.
+    """
     waiting = select(Exchange).where(col(Exchange.prompt_id).is_not(None), col(Exchange.pair_id).is_(None))
-    return list(session.exec(waiting.order_by(col(Exchange.id))))
+    return list(session.exec(waiting.order_by(col(Exchange.id)).with_for_update(skip_locked=True)))
 
 
 def completions_of(*, session: Session, kept: Exchange) -> tuple[Completion, Completion]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
 from store.adjudication import list_doubtful
@@ -262,6 +263,21 @@ def test_only_what_was_written_to_its_end_becomes_a_pair(engine: sa.Engine, ask:
     number = ask()
     with pytest.raises(StateError, match="waiting"):
         keep(engine, number)
+
+
+def test_pairs_made_at_the_same_moment_are_fenced(engine: sa.Engine, ask: Ask) -> None:
+    """SQLite has one writer at a time; what PostgreSQL is told to lock is read off the statements."""
+    number, asked = ask(written=("x", "y")), []
+    with writing(engine) as session:
+        sa.event.listen(session, "do_orm_execute", lambda state: asked.append(state.statement))
+        keep_prompt(session=session, exchange_id=number, held_out_share=0.0)
+        kept_exchanges(session=session)
+    dialects = {True: postgresql.dialect(), False: sqlite.dialect()}  # type: ignore[no-untyped-call]
+    told = [str(each.compile(dialect=dialects[each.is_select])) for each in asked]
+    about = [each for each in told if "INTO prompt" in each or "FROM prompt" in each]
+    assert "ON CONFLICT DO NOTHING" in about[0], "another may be adding it just now"
+    assert "FOR NO KEY UPDATE" in about[1], "the second of two finds what the first made of it"
+    assert told[-1].endswith("FOR UPDATE SKIP LOCKED")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
