@@ -27,6 +27,7 @@ from ui.state import act, errors_in_words, my_annotator_id, my_name, research_wo
 EXCHANGE_PARAMETER = "exchange"
 LOOK_SECONDS = 0.4  # between two looks at what is being written
 EARLIER = 10
+WIDGETS = ("chat_a", "chat_b", "chat_seed", *(f"chat_{name}" for name in LAW))
 
 
 def main() -> None:
@@ -67,6 +68,11 @@ def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
 
 def begin_with(workspace: Workspace, names: list[str], told: ReadExchange | None, chosen: tuple[str, str]) -> None:
     """What is chosen until somebody chooses: as in the exchange on the page, else as pairloop.toml has it."""
+    shown = told.exchange.id if told else None
+    if told and st.session_state.get("chat_shown") != shown:  # what is chosen by now belongs to another exchange
+        for widget in WIDGETS:
+            st.session_state.pop(widget, None)
+    st.session_state["chat_shown"] = shown
     for side, name in zip(SIDES, chosen, strict=True):
         if st.session_state.get(f"chat_{side}") not in names:
             st.session_state[f"chat_{side}"] = told.names[side] if told else name
