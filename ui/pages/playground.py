@@ -27,6 +27,7 @@ from ui.state import act, errors_in_words, my_annotator_id, my_name, research_wo
 EXCHANGE_PARAMETER = "exchange"
 LOOK_SECONDS = 0.4  # between two looks at what is being written
 EARLIER = 10
+DIGITS = 9  # of an exchange's number: with more, a database may not have room for it
 WIDGETS = ("chat_a", "chat_b", "chat_seed", *(f"chat_{name}" for name in LAW))
 
 
@@ -55,9 +56,11 @@ def main() -> None:
 def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
     """The exchange that the page is about, if any; why it is none that can be shown is said once."""
     number = st.query_params.get(EXCHANGE_PARAMETER, "")
-    if not number.isdecimal():
+    if not number:
         return None
     try:
+        if not number.isdecimal() or len(number) > DIGITS:
+            raise UnknownRecordError(f"There is no exchange {words.short([{'content': number}])}.")
         with reading(workspace.engine) as session:
             return read_exchange(session=session, exchange_id=int(number))
     except (UnknownRecordError, NotAllowedError) as error:  # it is somebody else's
