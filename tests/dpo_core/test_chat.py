@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpo_core import chat, worker
+from dpo_core import chat, sampling, worker
 from dpo_core.config import SamplingSettings
 from dpo_core.loop import start_round
 from dpo_core.playground import ask, first_choice, go_on, make_pair
@@ -109,21 +109,38 @@ def test_the_texts_are_those_that_a_run_would_write_with_that_seed(workspace: Wo
     assert told.exchange.made["a"]["settings"] == {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 12}
 
 
-def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any, int, dict[str, str]], None]) -> None:
-    """Have `look(session, exchange_id, texts)` called as texts are shown, which they are at every turn."""
+def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any, int, dict[str, str]], bool]) -> None:
+    """Have `look(session, exchange_id, texts)` called as texts are shown; whoever writes waits for that at each step.
+
+    Until a look has seen enough, which it returns: so it does not matter how quick this machine is.
+    """
+    turn, looks, seen_enough = threading.Condition(), 0, False
 
     def show(*, session: Any, exchange_id: int, owner: str, texts: dict[str, str]) -> bool:
-        look(session, exchange_id, texts)
+        nonlocal looks, seen_enough
+        with turn:
+            looks, seen_enough = looks + 1, look(session, exchange_id, texts)
+            turn.notify_all()
         return report_texts(session=session, exchange_id=exchange_id, owner=owner, texts=texts)
+
+    def write_in_turn(*given: Any, on_step: Callable[[Any], None], **more: Any) -> Any:
+        def step(rows: Any) -> None:
+            on_step(rows)
+            with turn:
+                before = looks
+                turn.wait_for(lambda: looks > before or seen_enough)
+
+        return sample_completions(*given, on_step=step, **more)
 
     monkeypatch.setattr(chat, "SHOW_SECONDS", 0.002)
     monkeypatch.setattr(chat, "report_texts", show)
+    monkeypatch.setattr(sampling, "sample_completions", write_in_turn)
 
 
 def test_what_is_shown_meanwhile_is_how_it_begins(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
-    watching(monkeypatch, lambda session, number, texts: shown.append(texts))
-    number = say(workspace, max_new_tokens=40)
+    watching(monkeypatch, lambda session, number, texts: bool(shown.append(texts)))  # type: ignore[func-returns-value]
+    number = say(workspace, max_new_tokens=20)
     write_all(workspace)
     whole = read(workspace, number).texts
     for side in ("a", "b"):
@@ -133,25 +150,33 @@ def test_what_is_shown_meanwhile_is_how_it_begins(workspace: Workspace, monkeypa
 
 
 def test_stop_keeps_what_is_written_so_far(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def press(session: Any, number: int, texts: dict[str, str]) -> None:
+    def press(session: Any, number: int, texts: dict[str, str]) -> bool:
         if all(texts.values()):
             stop_exchange(session=session, exchange_id=number)
+        return all(texts.values())
 
     watching(monkeypatch, press)
-    number = say(workspace, max_new_tokens=60)
+    number = say(workspace, "base", "base", max_new_tokens=30)  # both by one thread: none is far ahead of the other
     write_all(workspace)
     told = read(workspace, number)
     assert told.exchange.status == ExchangeStatus.STOPPED and all(told.texts.values())
     assert "stopped" in told.why_no_pair
-    assert len(as_a_run_would(workspace, "base", number, 1)[0]) > len(told.texts["b"])
+    whole = as_a_run_would(workspace, "base", number, 2)
+    assert all(len(text) > len(told.texts[side]) for side, text in zip("ab", whole, strict=True))
 
 
 def test_a_process_that_is_told_to_end_leaves_it_to_the_next(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
-    watching(monkeypatch, lambda session, number, texts: stop.set() if any(texts.values()) else None)
-    number = say(workspace, max_new_tokens=60)
+
+    def end(session: Any, number: int, texts: dict[str, str]) -> bool:
+        if any(texts.values()):
+            stop.set()
+        return stop.is_set()
+
+    watching(monkeypatch, end)
+    number = say(workspace, max_new_tokens=30)
     chat.chat(workspace, stop=stop, idle_seconds=60)
     assert read(workspace, number).exchange.status == ExchangeStatus.WAITING
     write_all(workspace)
