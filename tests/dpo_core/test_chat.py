@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from dpo_core import chat, sampling, worker
+from dpo_core import chat, chat_child, sampling, worker
 from dpo_core.config import SamplingSettings
 from dpo_core.loop import start_round
 from dpo_core.playground import ask, first_choice, go_on, make_pair
@@ -27,6 +28,7 @@ from store.database import reading, writing
 from store.exchanges import ReadExchange, read_exchange, report_texts, stop_exchange
 from store.models import Completion, Pair, Round, RoundStatus, RunKind, RunStatus
 from store.runs import get_run, queue_run
+from store.workers import beat, own_name
 from tests.dpo_core.conftest import build_model, build_tokenizer
 from tests.dpo_core.watching import processes, until
 
@@ -240,6 +242,59 @@ def test_a_process_without_anything_to_write_ends_before_it_loads_a_model(worksp
     """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.split() == ["0", "False"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cards", "expected"),
+    [
+        (RunKind.TRAIN, [1], ["look", "end", "run 1 (train), no chats meanwhile", "end"]),
+        (RunKind.TRAIN, [], ["look", "make_room", "run 1 (train)", "look", "end"]),
+        (RunKind.SAMPLE, [1], ["look", "make_room", "run 1 (sample)", "look", "end"]),
+    ],
+)
+def test_a_training_on_a_card_has_it_to_itself(
+    kind: RunKind, cards: list[int], expected: list[str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    stop = threading.Event()
+
+    def hear(*, session: Any, name: str, doing: str) -> None:
+        if doing:
+            done.append(doing)
+            stop.set()
+
+    for what in ("look", "end", "make_room"):
+        monkeypatch.setattr(chat_child.ChatChild, what, lambda self, what=what: done.append(what))
+    monkeypatch.setattr(worker, "beat", hear)
+    monkeypatch.setattr(worker, "free_on_cards", lambda: cards)
+    monkeypatch.setattr(worker, "child_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(600)"])
+    with writing(workspace.engine) as session:
+        queue_run(session=session, kind=kind, settings={}, requested_by="test")
+    worker.work(workspace, stop=stop)
+    assert done == expected
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux tells what would come free")
+def test_what_an_idle_chat_holds_counts_as_free_for_a_training(workspace: Workspace) -> None:
+    def held() -> int:
+        with reading(workspace.engine) as session:
+            return chat_child.idle_memory(session=session)
+
+    program = "import sys; held = b'x' * 50_000_000; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, chat_child.MODULE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert held() == 0, "no worker has it"
+        with writing(workspace.engine) as session:
+            beat(session=session, name=own_name(), doing="")
+        assert 50_000_000 < held() < 100_000_000
+        number = say(workspace)
+        assert held() == 0, "it is asked something"
+        with writing(workspace.engine) as session:
+            stop_exchange(session=session, exchange_id=number)
+        process.communicate()
+    assert held() == 0, "it has ended"
 
 
 # Pairs of them

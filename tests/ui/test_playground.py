@@ -16,7 +16,7 @@ from store.invites import admit_email
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
-from store.workers import own_name
+from store.workers import NO_CHATS, beat, own_name
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.playground_words import pair_words
@@ -169,6 +169,10 @@ def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace,
     assert "Start one with `pairloop worker`" in words(app)
     button(app, "Stop").click().run()
     button(app, "Clear").click().run()
+    with writing(workspace.engine) as session:
+        beat(session=session, name=seeding.WORKER, doing=f"run 1 (train), {NO_CHATS}")
+    app.run()
+    assert "A training has the graphics card to itself just now" in words(app)
     change_section(workspace, "worker", {"chat_minutes": 0})
     assert "`chat_minutes` is 0" in words(open_app("playground"))
 

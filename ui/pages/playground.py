@@ -18,7 +18,7 @@ from store.errors import NotAllowedError, UnknownRecordError
 from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
 from store.models import Worker
 from store.prompts import Message
-from store.workers import live_workers
+from store.workers import NO_CHATS, live_workers
 from ui import components as show
 from ui import playground_words as words
 from ui.model_text import message_markdown, plain_markdown, render_model_text, render_prompt
@@ -139,6 +139,8 @@ def who_writes(workspace: Workspace, workers: list[Worker]) -> None:
         st.warning(words.SWITCHED_OFF, icon=":material/hourglass_empty:")
     elif not workers:
         show.no_worker("and it is a worker that writes the answers")
+    elif all(NO_CHATS in worker.doing for worker in workers):
+        st.warning(words.CARD_IN_USE, icon=":material/hourglass_empty:")
 
 
 def watch(told: ReadExchange) -> None:
