@@ -5,20 +5,26 @@ Never imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
 import time
 from os import getpid
 
+import psutil
+from sqlmodel import Session
+
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.errors import DatabaseError
 from store.exchanges import exchange_is_open, exchange_waits
+from store.workers import live_workers, process_here
 
 log = logging.getLogger("pairloop")
 AGAIN_SECONDS = 3.0  # between two starts: a process that cannot begin must not be started without end
 STOP_SECONDS = 5.0  # that it gets to end before it is killed
+MODULE = "dpo_core.chat"
 
 
 class ChatChild:
@@ -50,7 +56,7 @@ class ChatChild:
     def _start(self) -> None:
         self._started = time.monotonic()
         path = self._workspace.folder / "logs" / "chat.log"
-        command = [sys.executable, "-m", "dpo_core.chat", "--workspace", str(self._workspace.folder)]
+        command = [sys.executable, "-m", MODULE, "--workspace", str(self._workspace.folder)]
         try:
             path.parent.mkdir(exist_ok=True)
             with path.open("ab") as stream:
@@ -86,3 +92,22 @@ class ChatChild:
         except subprocess.TimeoutExpired:  # it is loading a model
             self._process.kill()
             self._process.wait()
+
+
+def idle_memory(*, session: Session) -> int:
+    """Bytes of RAM that the chat's process of this machine's worker holds idly: it ends as a run begins (`make_room`).
+
+    0 where it is asked something, and where several workers are here: which of them takes the run is not known.
+    """
+    here = [number for worker in live_workers(session=session) if (number := process_here(worker.name)) is not None]
+    if len(here) != 1 or exchange_is_open(session=session):
+        return 0
+    with contextlib.suppress(psutil.Error):  # it may end just now
+        return sum(_held_by(child) for child in psutil.Process(here[0]).children() if MODULE in child.cmdline())
+    return 0
+
+
+def _held_by(process: psutil.Process) -> int:
+    """What comes free with it: not pages of files, which count as free already. Only Linux tells them apart."""
+    memory = process.memory_info()
+    return int(memory.rss - getattr(memory, "shared", memory.rss))

@@ -22,6 +22,7 @@ from sqlmodel import Session
 from tokenizers import Tokenizer
 
 from dpo_core.base_model import weights_here
+from dpo_core.chat_child import idle_memory
 from dpo_core.config import ModelSettings, SamplingSettings, TrainingSettings
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.memory_plan import MIB, MemoryPlan, Work, draw_plan, measure_texts, read_shape
@@ -73,7 +74,7 @@ def plan_run(
     cards = free_on_cards()
     processes = read_launcher(launcher, cards=len(cards)) if launcher.strip() else ONE
     seconds = _seconds(session, work, training, workspace.settings.model, processes)
-    available = free_memory(cards, processes.count)
+    available = free_memory(cards, processes.count) + (0 if cards else idle_memory(session=session))
     return draw_plan(shape, work, training, model, available=available, seconds=seconds, processes=processes)
 
 

@@ -32,13 +32,14 @@ from dpo_core.carry_out import LOG_FORMAT, die_with_parent, first_words, lease_o
 from dpo_core.chat_child import ChatChild
 from dpo_core.errors import CoreError, RunError
 from dpo_core.progress import note_in_log
+from dpo_core.run_plan import free_on_cards
 from dpo_core.serving import point_to_serving
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
 from store.models import Run, RunKind, RunStatus
 from store.runs import LostRunError, claim_run, fail_run, get_run, release_run, run_waits
-from store.workers import beat, forget_dead_workers, own_name, sign_off
+from store.workers import NO_CHATS, beat, forget_dead_workers, own_name, sign_off
 
 log = logging.getLogger("pairloop")
 IDLE_SECONDS = 0.5  # between two looks for a run
@@ -137,7 +138,10 @@ class _Presence:
 def _carry_out_in_child(
     workspace: Workspace, run: Run, presence: _Presence, chats: ChatChild | None, stop: threading.Event
 ) -> None:
-    if chats is not None:
+    alone = run.kind == RunKind.TRAIN and bool(free_on_cards())  # its card is not shared with a chat
+    if chats is not None and alone:
+        chats.end()
+    elif chats is not None:
         chats.make_room()
     log.info("Run %s (%s), attempt %d", run.id, run.kind, run.attempt)
     try:
@@ -150,8 +154,8 @@ def _carry_out_in_child(
         return
     try:
         while child.poll() is None and not stop.is_set():
-            presence.say(f"run {run.id} ({run.kind})")
-            if chats is not None:
+            presence.say(f"run {run.id} ({run.kind})" + f", {NO_CHATS}" * alone)
+            if chats is not None and not alone:
                 chats.look()
             time.sleep(WATCH_SECONDS)
         stopped = child.poll() is None

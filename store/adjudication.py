@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
+from store.chat_tables import Exchange
 from store.comparisons import (
     Choice,
     Remarks,
@@ -26,7 +27,7 @@ from store.comparisons import (
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
-from store.roles import require_researcher
+from store.roles import person_of, require_researcher
 from store.second_looks import overturned_pairs
 
 LOW_CONFIDENCE = 0.65  # below: the label says little more than a toss of a coin
@@ -71,14 +72,23 @@ class SaidOnce:
 def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
     """The inbox: pairs that annotators disagree on, that are flagged, in doubt, or overturned by a second look.
 
-    The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it.
+    The most doubtful first, among equals the newest. Pairs asked for training alone; what was decided is not in it,
+    nor what is kept from whoever looks.
     """
     require_researcher(session=session, to="see which pairs are in doubt")
     said, gold = read_pair_votes(session=session)
     reliability, flagged = reliability_of(said, gold), _flagged(session)
     overturned = overturned_pairs(session=session)
     found = [_doubtful(pair_id, each, reliability, flagged, overturned) for pair_id, each in _undecided(said).items()]
-    return sorted((pair for pair in found if pair.why), key=_most_doubtful_first)
+    not_blind = _kept_from(session, person_of(session))
+    return sorted((pair for pair in found if pair.why and pair.pair_id not in not_blind), key=_most_doubtful_first)
+
+
+def _kept_from(session: Session, person: int | None) -> set[int | None]:
+    """The pairs that this person made in the Playground and is kept from; the machine's owner is from none."""
+    if person is None:
+        return set()
+    return set(session.exec(select(Exchange.pair_id).where(Exchange.kept_from == person)))
 
 
 def _most_doubtful_first(pair: DoubtfulPair) -> tuple[float, int]:

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from store.errors import NotAllowedError, PairChangedError, StoreError
 from store.guidelines import guidelines_id_in_force
-from store.holds import is_decided, release_hold, require_room, take_hold
+from store.holds import is_decided, release_hold, require_blind, require_room, take_hold
 from store.measuring import opened_at
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, Verdict, now
 from store.pairs import LockedPair, left_side, lock_pair, recount_open_slots
@@ -66,9 +66,9 @@ def record_comparison(
     A verdict that stands already is returned as it is (a second press of a key, a second tab), unless `replace`
     asks for a change of mind, which supersedes it. One that `adjudicates` stands beside what its annotator said as one
     of many, and replaces a decision of theirs alone. Raises UnknownRecordError for a pair that is not there,
-    PairChangedError for an annotator who may not compare any more and for an answer that comes too late
-    (`require_room`), NotAllowedError in somebody else's name or for a decision by who is no researcher, StoreError for
-    a choice or strength that is not one.
+    PairChangedError for an annotator who may not compare any more, for a pair that is kept from them (`require_blind`)
+    and for an answer that comes too late (`require_room`), NotAllowedError in somebody else's name or for a decision by
+    who is no researcher, StoreError for a choice or strength that is not one.
     """
     if adjudicates:
         require_researcher(session=session, to="decide about a pair in doubt")
@@ -80,6 +80,7 @@ def record_comparison(
     standing = current_comparison(session=session, pair_id=pair_id, annotator_id=annotator_id, adjudicates=adjudicates)
     if standing is not None and not replace:
         return standing
+    require_blind(session=session, pair_id=pair_id, annotator_id=annotator_id)
     if not adjudicates:
         require_room(
             session=session,

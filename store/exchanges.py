@@ -14,6 +14,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from store.access_tables import Account
+from store.adding_once import add_unless_there
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, StateError, StoreError, UnknownRecordError
 from store.hashing import content_hash
@@ -86,21 +87,26 @@ def add_exchange(
     return asked
 
 
-def get_exchange(*, session: Session, exchange_id: int) -> Exchange:
-    """The exchange of this number. Raises UnknownRecordError."""
+def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
+    """An exchange for who asked it. Raises UnknownRecordError, NotAllowedError for anybody else."""
+    require_researcher(session=session, to="chat with checkpoints")
     found = session.get(Exchange, exchange_id)
     if found is None:
         raise UnknownRecordError(f"There is no exchange {exchange_id}.")
-    return found
-
-
-def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
-    """An exchange for whoever looks at it. Raises UnknownRecordError, NotAllowedError."""
-    require_researcher(session=session, to="chat with checkpoints")
-    found = get_exchange(session=session, exchange_id=exchange_id)
+    _require_own(session, found)
     a, b = (session.get_one(Checkpoint, each) for each in (found.checkpoint_a_id, found.checkpoint_b_id))
     prompt = session.get(Prompt, found.prompt_id) if found.prompt_id else None
     return ReadExchange(found, {"a": a.name, "b": b.name}, held_out=prompt is not None and prompt.held_out)
+
+
+def _require_own(session: Session, found: Exchange) -> None:
+    """Refuse whoever did not ask it: a pair is kept from its maker alone, so nobody else may see who wrote what."""
+    if person_of(session) not in (None, found.asked_by_id):
+        who = session.get_one(Annotator, found.asked_by_id).name
+        raise NotAllowedError(
+            f"This exchange is {who}'s. It says which checkpoint wrote what, so a pair made of it would not be blind "
+            f"for you any more. Ask {who} to make it a pair, and compare that. Nothing was changed."
+        )
 
 
 def latest_exchanges(*, session: Session, asked_by_id: int, limit: int) -> list[Exchange]:
@@ -116,6 +122,7 @@ def stop_exchange(*, session: Session, exchange_id: int) -> Exchange:
     """
     require_researcher(session=session, to="chat with checkpoints")
     found = _locked(session, exchange_id)
+    _require_own(session, found)
     if found.status in OPEN and _is_free(found):
         _close(session, found, ExchangeStatus.STOPPED)
     elif found.status == ExchangeStatus.WRITING:
@@ -259,6 +266,7 @@ def keep_prompt(*, session: Session, exchange_id: int, held_out_share: float) ->
     """
     require_researcher(session=session, to="make a pair")
     found = _locked(session, exchange_id)
+    _require_own(session, found)
     if found.prompt_id is not None:
         raise StateError("This exchange was made a pair already.")
     why_not = _why_no_pair(found)
@@ -282,13 +290,12 @@ def _why_no_pair(found: Exchange) -> str:
 
 
 def _get_or_add_prompt(session: Session, messages: list[Message], held_out_share: float) -> int:
+    """The prompt's number; its row is locked, so that of two pairs made of it at once the second finds the first."""
     hashed = content_hash(messages)
-    prompt = session.exec(select(Prompt).where(Prompt.content_hash == hashed)).first()
-    if prompt is None:
-        held_out = is_held_out(hashed, share=held_out_share)
-        prompt = Prompt(content_hash=hashed, messages=messages, source=SOURCE, held_out=held_out)
-        session.add(prompt)
-        session.flush()
+    held_out = is_held_out(hashed, share=held_out_share)
+    new = Prompt(content_hash=hashed, messages=messages, source=SOURCE, held_out=held_out)
+    add_unless_there(session=session, row=new)
+    prompt = session.exec(select(Prompt).where(Prompt.content_hash == hashed).with_for_update(key_share=True)).one()
     assert prompt.id is not None
     return prompt.id
 
@@ -307,9 +314,12 @@ def _refuse_twin(session: Session, found: Exchange) -> None:
 
 
 def kept_exchanges(*, session: Session) -> list[Exchange]:
-    """Those that were made a prompt and wait for a round to ask their pair, oldest first."""
+    """Those that were made a prompt and wait for a round to ask their pair, oldest first.
+
+    None that somebody else is making a pair just now: their rows are locked until then.
+    """
     waiting = select(Exchange).where(col(Exchange.prompt_id).is_not(None), col(Exchange.pair_id).is_(None))
-    return list(session.exec(waiting.order_by(col(Exchange.id))))
+    return list(session.exec(waiting.order_by(col(Exchange.id)).with_for_update(skip_locked=True)))
 
 
 def completions_of(*, session: Session, kept: Exchange) -> tuple[Completion, Completion]:

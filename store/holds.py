@@ -57,10 +57,15 @@ def is_for(annotator_id: Any) -> Any:
         ~col(Comparison.adjudicates),
     )
     anybodys = col(Pair.asked_of).is_(None) & (col(Pair.repeats).is_(None) | ~judged.correlate(Pair).exists())
+    return (col(Pair.asked_of) == annotator_id) | (anybodys & ~is_kept_from(annotator_id))
+
+
+def is_kept_from(annotator_id: Any) -> Any:
+    """Whether the pair, or what it repeats, was made in the Playground by this annotator: a condition on `Pair`."""
     theirs = sa.select(col(Exchange.id)).where(
         col(Exchange.pair_id).in_((col(Pair.id), col(Pair.repeats))), col(Exchange.kept_from) == annotator_id
     )
-    return (col(Pair.asked_of) == annotator_id) | (anybodys & ~theirs.correlate(Pair).exists())
+    return theirs.correlate(Pair).exists()
 
 
 def decided() -> Any:
@@ -170,6 +175,12 @@ def require_room(*, session: Session, pair_id: int, annotator_id: int, answer: s
         raise PairChangedError(_DECIDED_MEANWHILE if meanwhile else _GONE)
 
 
+def require_blind(*, session: Session, pair_id: int, annotator_id: int) -> None:
+    """Raise PairChangedError for a pair that is kept from this annotator: they saw which checkpoint wrote what."""
+    if session.execute(_KEPT_FROM, {"annotator_id": annotator_id, "pair_id": pair_id}).first() is not None:
+        raise PairChangedError(_NOT_BLIND)
+
+
 def is_decided(*, session: Session, pair_id: int) -> bool:
     """Whether the pair is asked no more since somebody decided about it."""
     return session.execute(_DECIDED, {"pair_id": pair_id}).first() is not None
@@ -178,6 +189,10 @@ def is_decided(*, session: Session, pair_id: int) -> bool:
 _GONE = (
     "That pair was on screen for so long that it went to somebody else. This one verdict was not kept; all those "
     "before it are. Here is the next pair."
+)
+_NOT_BLIND = (
+    "You made this pair in the Playground and saw which checkpoint wrote what, so it is for others to judge. Nothing "
+    "was written."
 )
 _DECIDED_MEANWHILE = (
     "A researcher decided about that pair while it was on screen, so it is asked no more. This one verdict was not "
@@ -194,4 +209,5 @@ _FITS = sa.select(col(Pair.id)).where(
     | ((col(Pair.open_slots) > 0) & _IS_HELD)
     | has_room_for(ANNOTATOR, MOMENT),
 )
+_KEPT_FROM = sa.select(col(Pair.id)).where(col(Pair.id) == sa.bindparam("pair_id"), is_kept_from(ANNOTATOR))
 _DECIDED = sa.select(col(Pair.id)).where(col(Pair.id) == sa.bindparam("pair_id"), decided())

@@ -16,6 +16,7 @@ from store.models import Worker, now
 
 SILENCE = timedelta(seconds=20)  # a worker that has said nothing for this long is not counted as there
 FORGOTTEN = timedelta(days=1)  # and for this long, not kept in mind
+NO_CHATS = "no chats meanwhile"  # what a worker adds to what it is doing where that needs all the memory
 
 
 def own_name() -> str:
@@ -34,13 +35,19 @@ def _numbering() -> str:
     return hashlib.sha256(f"{boot} {container}".encode()).hexdigest()[:8]
 
 
+def process_here(name: str) -> int | None:
+    """The number of the process of this name; None for another machine's."""
+    host, number, numbering = name.rsplit(":", 2) if name.count(":") >= 2 else ("", "", "")
+    return int(number) if (host, numbering) == (socket.gethostname(), _numbering()) else None
+
+
 def is_gone(name: str) -> bool:
     """Whether the process of this name has certainly ended. False for another machine's: there, only silence tells."""
-    host, number, numbering = name.rsplit(":", 2) if name.count(":") >= 2 else ("", "", "")
-    if (host, numbering) != (socket.gethostname(), _numbering()):
+    number = process_here(name)
+    if number is None:
         return False
     try:
-        return psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE
+        return psutil.Process(number).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:  # somebody else's, who may not be asked: it is there

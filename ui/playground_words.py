@@ -13,6 +13,10 @@ EMPTY = (
 )
 ONE_ALONE = "There is one checkpoint so far, so it answers twice: two draws of it, as in a round's pairs."
 SWITCHED_OFF = "Chats are switched off for the worker: `chat_minutes` is 0 in `[worker]` of pairloop.toml."
+CARD_IN_USE = (
+    "A training has the graphics card to itself just now, so no chat is started. What you ask is written when the "
+    "training is over."
+)
 SHORT = 60  # characters of a message that stands for its exchange
 _ORDINALS = {"a": "first draw", "b": "second draw"}
 

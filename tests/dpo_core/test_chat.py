@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from dpo_core import chat, worker
+from dpo_core import chat, chat_child, sampling, worker
 from dpo_core.config import SamplingSettings
 from dpo_core.loop import start_round
 from dpo_core.playground import ask, first_choice, go_on, make_pair
@@ -27,6 +28,7 @@ from store.database import reading, writing
 from store.exchanges import ReadExchange, read_exchange, report_texts, stop_exchange
 from store.models import Completion, Pair, Round, RoundStatus, RunKind, RunStatus
 from store.runs import get_run, queue_run
+from store.workers import beat, own_name
 from tests.dpo_core.conftest import build_model, build_tokenizer
 from tests.dpo_core.watching import processes, until
 
@@ -109,21 +111,38 @@ def test_the_texts_are_those_that_a_run_would_write_with_that_seed(workspace: Wo
     assert told.exchange.made["a"]["settings"] == {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 12}
 
 
-def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any, int, dict[str, str]], None]) -> None:
-    """Have `look(session, exchange_id, texts)` called as texts are shown, which they are at every turn."""
+def watching(monkeypatch: pytest.MonkeyPatch, look: Callable[[Any, int, dict[str, str]], bool]) -> None:
+    """Have `look(session, exchange_id, texts)` called as texts are shown; whoever writes waits for that at each step.
+
+    Until a look has seen enough, which it returns: so it does not matter how quick this machine is.
+    """
+    turn, looks, seen_enough = threading.Condition(), 0, False
 
     def show(*, session: Any, exchange_id: int, owner: str, texts: dict[str, str]) -> bool:
-        look(session, exchange_id, texts)
+        nonlocal looks, seen_enough
+        with turn:
+            looks, seen_enough = looks + 1, look(session, exchange_id, texts)
+            turn.notify_all()
         return report_texts(session=session, exchange_id=exchange_id, owner=owner, texts=texts)
+
+    def write_in_turn(*given: Any, on_step: Callable[[Any], None], **more: Any) -> Any:
+        def step(rows: Any) -> None:
+            on_step(rows)
+            with turn:
+                before = looks
+                turn.wait_for(lambda: looks > before or seen_enough)
+
+        return sample_completions(*given, on_step=step, **more)
 
     monkeypatch.setattr(chat, "SHOW_SECONDS", 0.002)
     monkeypatch.setattr(chat, "report_texts", show)
+    monkeypatch.setattr(sampling, "sample_completions", write_in_turn)
 
 
 def test_what_is_shown_meanwhile_is_how_it_begins(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dict[str, str]] = []
-    watching(monkeypatch, lambda session, number, texts: shown.append(texts))
-    number = say(workspace, max_new_tokens=40)
+    watching(monkeypatch, lambda session, number, texts: bool(shown.append(texts)))  # type: ignore[func-returns-value]
+    number = say(workspace, max_new_tokens=20)
     write_all(workspace)
     whole = read(workspace, number).texts
     for side in ("a", "b"):
@@ -133,25 +152,33 @@ def test_what_is_shown_meanwhile_is_how_it_begins(workspace: Workspace, monkeypa
 
 
 def test_stop_keeps_what_is_written_so_far(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def press(session: Any, number: int, texts: dict[str, str]) -> None:
+    def press(session: Any, number: int, texts: dict[str, str]) -> bool:
         if all(texts.values()):
             stop_exchange(session=session, exchange_id=number)
+        return all(texts.values())
 
     watching(monkeypatch, press)
-    number = say(workspace, max_new_tokens=60)
+    number = say(workspace, "base", "base", max_new_tokens=30)  # both by one thread: none is far ahead of the other
     write_all(workspace)
     told = read(workspace, number)
     assert told.exchange.status == ExchangeStatus.STOPPED and all(told.texts.values())
     assert "stopped" in told.why_no_pair
-    assert len(as_a_run_would(workspace, "base", number, 1)[0]) > len(told.texts["b"])
+    whole = as_a_run_would(workspace, "base", number, 2)
+    assert all(len(text) > len(told.texts[side]) for side, text in zip("ab", whole, strict=True))
 
 
 def test_a_process_that_is_told_to_end_leaves_it_to_the_next(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
-    watching(monkeypatch, lambda session, number, texts: stop.set() if any(texts.values()) else None)
-    number = say(workspace, max_new_tokens=60)
+
+    def end(session: Any, number: int, texts: dict[str, str]) -> bool:
+        if any(texts.values()):
+            stop.set()
+        return stop.is_set()
+
+    watching(monkeypatch, end)
+    number = say(workspace, max_new_tokens=30)
     chat.chat(workspace, stop=stop, idle_seconds=60)
     assert read(workspace, number).exchange.status == ExchangeStatus.WAITING
     write_all(workspace)
@@ -215,6 +242,59 @@ def test_a_process_without_anything_to_write_ends_before_it_loads_a_model(worksp
     """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.split() == ["0", "False"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cards", "expected"),
+    [
+        (RunKind.TRAIN, [1], ["look", "end", "run 1 (train), no chats meanwhile", "end"]),
+        (RunKind.TRAIN, [], ["look", "make_room", "run 1 (train)", "look", "end"]),
+        (RunKind.SAMPLE, [1], ["look", "make_room", "run 1 (sample)", "look", "end"]),
+    ],
+)
+def test_a_training_on_a_card_has_it_to_itself(
+    kind: RunKind, cards: list[int], expected: list[str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    stop = threading.Event()
+
+    def hear(*, session: Any, name: str, doing: str) -> None:
+        if doing:
+            done.append(doing)
+            stop.set()
+
+    for what in ("look", "end", "make_room"):
+        monkeypatch.setattr(chat_child.ChatChild, what, lambda self, what=what: done.append(what))
+    monkeypatch.setattr(worker, "beat", hear)
+    monkeypatch.setattr(worker, "free_on_cards", lambda: cards)
+    monkeypatch.setattr(worker, "child_command", lambda *_: [sys.executable, "-c", "import time; time.sleep(600)"])
+    with writing(workspace.engine) as session:
+        queue_run(session=session, kind=kind, settings={}, requested_by="test")
+    worker.work(workspace, stop=stop)
+    assert done == expected
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux tells what would come free")
+def test_what_an_idle_chat_holds_counts_as_free_for_a_training(workspace: Workspace) -> None:
+    def held() -> int:
+        with reading(workspace.engine) as session:
+            return chat_child.idle_memory(session=session)
+
+    program = "import sys; held = b'x' * 50_000_000; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, chat_child.MODULE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert held() == 0, "no worker has it"
+        with writing(workspace.engine) as session:
+            beat(session=session, name=own_name(), doing="")
+        assert 50_000_000 < held() < 100_000_000
+        number = say(workspace)
+        assert held() == 0, "it is asked something"
+        with writing(workspace.engine) as session:
+            stop_exchange(session=session, exchange_id=number)
+        process.communicate()
+    assert held() == 0, "it has ended"
 
 
 # Pairs of them

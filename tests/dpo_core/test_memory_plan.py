@@ -313,6 +313,17 @@ def test_the_run_keeps_its_plan_and_has_auto_decided(with_imports: Workspace, mo
     assert story.step == Step.WAIT_FOR_TRAINING and 10 < snapshot_pairs < 20  # those held out are not trained on
 
 
+@pytest.mark.parametrize(("cards", "expected"), [([], 5 * 2**30), ([7], 4 * 2**30)])
+def test_an_idle_chats_memory_counts_as_free_but_on_a_card(
+    cards: list[int], expected: int, with_imports: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 4 * 2**30)
+    monkeypatch.setattr(run_plan, "free_on_cards", lambda: cards)
+    monkeypatch.setattr(run_plan, "idle_memory", lambda *, session: 2**30)
+    plan = plan_training(with_imports)
+    assert plan is not None and plan.available == expected
+
+
 @pytest.mark.parametrize("trained_on", [{"pairs": 10}, {"pairs": 7, "ties": 3}])
 def test_time_is_what_the_last_training_took_for_each_pair_and_epoch(
     with_imports: Workspace, trained_on: dict[str, int]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
+from store.adjudication import list_doubtful
 from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange, ExchangeStatus
 from store.checkpoints import add_checkpoint
+from store.comparisons import Remarks, record_comparison
 from store.database import reading, writing
-from store.errors import NotAllowedError, StateError, StoreError
+from store.errors import NotAllowedError, PairChangedError, StateError, StoreError
 from store.exchanges import (
     MOST_ATTEMPTS,
     LostExchangeError,
@@ -33,7 +37,7 @@ from store.exchanges import (
     stop_exchange,
 )
 from store.invites import admit_email
-from store.models import Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
+from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role, now
 from store.pairs import NewCompletion, add_pair, next_pair
 from store.roles import on_behalf_of
 from store.workers import own_name
@@ -176,6 +180,22 @@ def test_nobody_asks_in_somebody_elses_name(engine: sa.Engine, ask: Ask) -> None
             add_exchange(session=session, asked_by_id=lea, **asked)
 
 
+def test_who_did_not_ask_neither_reads_stops_nor_keeps_it(engine: sa.Engine, ask: Ask) -> None:
+    number = ask(written=("x", "y"))
+    lea = fetch(engine, number).asked_by_id
+    with writing(engine) as session:
+        session.get_one(Annotator, lea).role = Role.RESEARCHER
+        rae = get_or_add_annotator(session=session, name="Rae", role=Role.RESEARCHER).id or 0
+    for act in (read_exchange, stop_exchange, partial(keep_prompt, held_out_share=0.0)):
+        with (
+            pytest.raises(NotAllowedError, match="This exchange is Lea's"),
+            writing(on_behalf_of(engine, rae)) as session,
+        ):
+            act(session=session, exchange_id=number)
+    with reading(on_behalf_of(engine, lea)) as session:
+        assert read_exchange(session=session, exchange_id=number).exchange.prompt_id is None
+
+
 # What becomes of them
 
 
@@ -184,12 +204,12 @@ def keep(engine: sa.Engine, number: int, share: float = 0.0) -> None:
         keep_prompt(session=session, exchange_id=number, held_out_share=share)
 
 
-def make_pair_of(engine: sa.Engine, number: int, round_id: int, purpose: Purpose = Purpose.TRAIN) -> Pair:
+def make_pair_of(engine: sa.Engine, number: int, round_id: int, wanted: int = 1) -> Pair:
     with writing(engine) as session:
         kept = session.get_one(Exchange, number)
         both = completions_of(session=session, kept=kept)
         pair = add_pair(
-            session=session, prompt_id=both[0].prompt_id, completions=both, round_id=round_id, purpose=purpose
+            session=session, prompt_id=both[0].prompt_id, completions=both, round_id=round_id, wanted=wanted
         )
         is_pair_of(session=session, kept=kept, pair=pair)
     return pair
@@ -245,6 +265,21 @@ def test_only_what_was_written_to_its_end_becomes_a_pair(engine: sa.Engine, ask:
         keep(engine, number)
 
 
+def test_pairs_made_at_the_same_moment_are_fenced(engine: sa.Engine, ask: Ask) -> None:
+    """SQLite has one writer at a time; what PostgreSQL is told to lock is read off the statements."""
+    number, asked = ask(written=("x", "y")), []
+    with writing(engine) as session:
+        sa.event.listen(session, "do_orm_execute", lambda state: asked.append(state.statement))
+        keep_prompt(session=session, exchange_id=number, held_out_share=0.0)
+        kept_exchanges(session=session)
+    dialects = {True: postgresql.dialect(), False: sqlite.dialect()}  # type: ignore[no-untyped-call]
+    told = [str(each.compile(dialect=dialects[each.is_select])) for each in asked]
+    about = [each for each in told if "INTO prompt" in each or "FROM prompt" in each]
+    assert "ON CONFLICT DO NOTHING" in about[0], "another may be adding it just now"
+    assert "FOR NO KEY UPDATE" in about[1], "the second of two finds what the first made of it"
+    assert told[-1].endswith("FOR UPDATE SKIP LOCKED")
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_prompt_is_held_out_as_at_an_import(share: float, engine: sa.Engine, ask: Ask) -> None:
     number = ask(written=("x", "y"))
@@ -294,3 +329,29 @@ def test_who_made_a_pair_is_not_asked_about_it_unless_alone(engine: sa.Engine, a
         session.add_all([look, again])
     assert asked_of(engine, current.id or 0, "Lea") is None
     assert asked_of(engine, current.id or 0, "Cleo") == again.id
+
+
+def test_who_made_a_pair_neither_judges_nor_decides_it(engine: sa.Engine, ask: Ask, make_round: MakeRound) -> None:
+    current, _ = make_round(engine, pairs=0)
+    alone, in_company = ask(written=("x", "y")), ask(written=("x", "z"))
+    lea = fetch(engine, alone).asked_by_id
+    keep(engine, alone)
+    mine = make_pair_of(engine, alone, current.id or 0, wanted=3)
+    with writing(engine) as session:
+        ben = admit_email(session=session, name="Ben", email="ben@example.org").id or 0
+        session.get_one(Annotator, lea).role = Role.RESEARCHER
+    keep(engine, in_company)
+    theirs = make_pair_of(engine, in_company, current.id or 0, wanted=3)
+    with writing(engine) as session:
+        for pair in (mine, theirs):
+            flags = Remarks(flags={"left": ["unsafe"]})
+            record_comparison(session=session, pair_id=pair.id or 0, annotator_id=ben, choice="left", remarks=flags)
+    for whose, inbox in ((on_behalf_of(engine, lea), [mine.id]), (engine, [theirs.id, mine.id])):
+        with reading(whose) as session:
+            assert [each.pair_id for each in list_doubtful(session=session)] == inbox
+    for adjudicates in (False, True):
+        said = partial(record_comparison, annotator_id=lea, choice="left", adjudicates=adjudicates)
+        with pytest.raises(PairChangedError, match="saw which checkpoint wrote what"), writing(engine) as session:
+            said(session=session, pair_id=theirs.id or 0)
+        with writing(engine) as session:
+            said(session=session, pair_id=mine.id or 0)

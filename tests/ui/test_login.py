@@ -17,6 +17,7 @@ import ui.state
 import ui.visitors
 from dpo_core.errors import CoreError
 from dpo_core.loop import start_round
+from dpo_core.playground import ask
 from dpo_core.team import SECRETS, has_provider, require_way_in
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import change_role, deactivate_annotator, get_annotator, log_out_annotator
@@ -205,6 +206,19 @@ def test_a_researcher_finds_every_page(page: str, open_app: OpenApp, log_in: Any
     app = open_app(page)
     assert not app.error
     assert "Log out" in labels(app)
+
+
+def test_a_colleagues_exchange_names_its_checkpoints_to_nobody_else(
+    workspace: Workspace, open_app: OpenApp, log_in: Any
+) -> None:
+    lea = joined(workspace, "Lea", Role.RESEARCHER)
+    log_in("Rae", Role.RESEARCHER)
+    messages = [{"role": "user", "content": "Why?"}]
+    asked = ask(workspace, by=lea, messages=messages, checkpoints=("base", "base"), seed=7)
+    app = open_app("playground")
+    app.query_params["exchange"] = str(asked.id)
+    app.run()
+    assert "This exchange is Lea's" in words(app) and "Why?" not in words(app) and "exchange" not in app.query_params
 
 
 def test_an_annotator_is_offered_nothing_that_the_store_would_refuse(

@@ -16,7 +16,7 @@ from store.invites import admit_email
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
-from store.workers import own_name
+from store.workers import NO_CHATS, beat, own_name
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.playground_words import pair_words
@@ -118,6 +118,37 @@ def test_the_next_message_goes_on_from_one_answer_for_both(workspace: Workspace,
     assert "No idea." in words(app), "an earlier one is opened again"
 
 
+def test_an_exchange_that_is_opened_is_asked_again_as_it_was(workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("playground")
+    app.selectbox(key="chat_a").set_value("base")
+    app.number_input(key="chat_temperature").set_value(0.5)
+    app.number_input(key="chat_seed").set_value(11)
+    ask(app, "Why?")
+    write(workspace, "Because.", "No idea.")
+    button(app.run(), "Clear").click().run()
+    app.selectbox(key="chat_a").set_value("round-1")
+    app.number_input(key="chat_temperature").set_value(1.5)
+    ask(app, "How?")
+    button(app, "Stop").click().run()
+    button(app, "Why\\?").click().run()
+    assert (app.selectbox(key="chat_a").value, app.number_input(key="chat_seed").value) == ("base", 11)
+    app.selectbox(key="chat_b").set_value("round-1").run()  # what is chosen now stays
+    button(app, "Ask again with a new seed").click().run()
+    again = latest(workspace)
+    with reading(workspace.engine) as session:
+        names = read_exchange(session=session, exchange_id=again.id or 0).names
+    assert (names, again.settings["temperature"]) == ({"a": "base", "b": "round-1"}, 0.5) and again.seed != 11
+
+
+@pytest.mark.parametrize("number", ["99", "7" * 30, "7" * 5000, "x"])
+def test_an_address_of_no_exchange_is_told_to_be_none(number: str, workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("playground")
+    app.query_params["exchange"] = number
+    app.run()
+    assert "Chat with two checkpoints at once" in words(app) and "There is no exchange" in words(app)
+    assert not app.exception and "exchange" not in app.query_params
+
+
 def test_what_went_wrong_is_said(workspace: Workspace, open_app: OpenApp) -> None:
     app = open_app("playground")
     ask(app, "Why?")
@@ -127,9 +158,6 @@ def test_what_went_wrong_is_said(workspace: Workspace, open_app: OpenApp) -> Non
         end_exchange(session=session, exchange_id=found.id or 0, owner=ME, error="The weights are *gone*.")
     app.run()
     assert "The weights are \\*gone\\*." in words(app)
-    app.query_params["exchange"] = "99"
-    app.run()
-    assert "Chat with two checkpoints at once" in words(app) and not app.error
 
 
 def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace, open_app: OpenApp) -> None:
@@ -141,6 +169,10 @@ def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace,
     assert "Start one with `pairloop worker`" in words(app)
     button(app, "Stop").click().run()
     button(app, "Clear").click().run()
+    with writing(workspace.engine) as session:
+        beat(session=session, name=seeding.WORKER, doing=f"run 1 (train), {NO_CHATS}")
+    app.run()
+    assert "A training has the graphics card to itself just now" in words(app)
     change_section(workspace, "worker", {"chat_minutes": 0})
     assert "`chat_minutes` is 0" in words(open_app("playground"))
 

@@ -1,6 +1,7 @@
 """Playground: chat with two checkpoints side by side, and make what they answer a pair to compare.
 
-The page is its exchange, whose number is in the address: a reload, or whoever is sent it, finds the same.
+The page is its exchange, whose number is in the address: a reload finds the same. Nobody else does: it names the
+checkpoints, and a pair made of it is to be blind for them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, mak
 from dpo_core.workspace import Workspace
 from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
-from store.errors import UnknownRecordError
+from store.errors import NotAllowedError, UnknownRecordError
 from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
 from store.models import Worker
 from store.prompts import Message
-from store.workers import live_workers
+from store.workers import NO_CHATS, live_workers
 from ui import components as show
 from ui import playground_words as words
 from ui.model_text import message_markdown, plain_markdown, render_model_text, render_prompt
@@ -26,6 +27,8 @@ from ui.state import act, errors_in_words, my_annotator_id, my_name, research_wo
 EXCHANGE_PARAMETER = "exchange"
 LOOK_SECONDS = 0.4  # between two looks at what is being written
 EARLIER = 10
+DIGITS = 9  # of an exchange's number: with more, a database may not have room for it
+WIDGETS = ("chat_a", "chat_b", "chat_seed", *(f"chat_{name}" for name in LAW))
 
 
 def main() -> None:
@@ -51,20 +54,28 @@ def main() -> None:
 
 
 def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
-    """The exchange that the page is about, if any."""
+    """The exchange that the page is about, if any; why it is none that can be shown is said once."""
     number = st.query_params.get(EXCHANGE_PARAMETER, "")
-    if not number.isdecimal():
+    if not number:
         return None
     try:
+        if not number.isdecimal() or len(number) > DIGITS:
+            raise UnknownRecordError(f"There is no exchange {words.short([{'content': number}])}.")
         with reading(workspace.engine) as session:
             return read_exchange(session=session, exchange_id=int(number))
-    except UnknownRecordError:
+    except (UnknownRecordError, NotAllowedError) as error:  # it is somebody else's
         st.query_params.pop(EXCHANGE_PARAMETER, None)
+        st.session_state["problem"] = str(error)
         return None
 
 
 def begin_with(workspace: Workspace, names: list[str], told: ReadExchange | None, chosen: tuple[str, str]) -> None:
     """What is chosen until somebody chooses: as in the exchange on the page, else as pairloop.toml has it."""
+    shown = told.exchange.id if told else None
+    if told and st.session_state.get("chat_shown") != shown:  # what is chosen by now belongs to another exchange
+        for widget in WIDGETS:
+            st.session_state.pop(widget, None)
+    st.session_state["chat_shown"] = shown
     for side, name in zip(SIDES, chosen, strict=True):
         if st.session_state.get(f"chat_{side}") not in names:
             st.session_state[f"chat_{side}"] = told.names[side] if told else name
@@ -128,6 +139,8 @@ def who_writes(workspace: Workspace, workers: list[Worker]) -> None:
         st.warning(words.SWITCHED_OFF, icon=":material/hourglass_empty:")
     elif not workers:
         show.no_worker("and it is a worker that writes the answers")
+    elif all(NO_CHATS in worker.doing for worker in workers):
+        st.warning(words.CARD_IN_USE, icon=":material/hourglass_empty:")
 
 
 def watch(told: ReadExchange) -> None:
