@@ -82,8 +82,8 @@ _CSS = """
 /* Streamlit draws these too faintly to be read by everybody (WCAG asks for a contrast of 4.5). */
 div[data-testid="stCaptionContainer"] { opacity: .72; }
 .stButton button kbd { opacity: 1; }
-[data-testid="stTabs"] [data-testid="stTab"]:is([data-selected], [data-hovered], [data-focus-visible]) {
-  color: var(--pl-accent); }
+[data-testid="stTabs"] [data-testid="stTab"]:is([data-selected], [data-hovered], [data-focus-visible]),
+button[data-variant="segmented_control"][data-selected] p { color: var(--pl-accent); }
 .pl-text { line-height: 1.6; overflow-wrap: anywhere; }
 .pl-text > :first-child { margin-top: 0; } .pl-text > :last-child { margin-bottom: 0; }
 .pl-text p, .pl-text ul, .pl-text ol, .pl-text pre, .pl-text table, .pl-text blockquote { margin: 0 0 .75em; }
