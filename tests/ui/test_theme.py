@@ -59,7 +59,9 @@ def test_a_primary_button_and_its_key_hint_can_be_read(accent: str) -> None:
     assert contrast(WHITE, accent) >= ENOUGH
 
 
-def test_the_active_tab_can_be_read() -> None:
-    assert ":is([data-selected], [data-hovered], [data-focus-visible]) {\n  color: var(--pl-accent); }" in theme._CSS
+def test_the_active_tab_and_section_can_be_read() -> None:
+    (drawn,) = re.findall(r"((?:^[^\n{}]+,\n)+[^\n{}]+) \{ color: var\(--pl-accent\); \}", theme._CSS, re.MULTILINE)
+    assert ":is([data-selected], [data-hovered], [data-focus-visible])" in drawn
+    assert '[data-variant="segmented_control"][data-selected] p' in drawn
     pairs = re.findall(r"--pl-accent: (#\w{6}); --pl-paper: (#\w{6})", theme._CSS)
     assert [contrast(*pair) >= ENOUGH for pair in pairs] == [True, True]
