@@ -71,7 +71,9 @@ def case_of(line: dict[str, Any]) -> Case:
 
 
 def there(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """What is known so far; once, where two processes ran the same."""
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list({(case_of(each), each["labels"]): each for each in found}.values())
 
 
 def run(case: Case, rounds: int, comparisons: int) -> list[dict[str, Any]]:
