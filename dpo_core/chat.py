@@ -108,7 +108,7 @@ class Writer:
         """Both completions. Raises CoreError, and whatever else a model runs into."""
         from dpo_core.sampling import decoded  # loads torch, before there is anything to show
 
-        ids = {"a": asked.checkpoint_a_id, "b": asked.checkpoint_b_id}
+        ids = asked.checkpoint_ids
         models = self._load(list(ids.values()))
         self._readers = {side: partial(decoded, models[ids[side]][1]) for side in SIDES}
         if ids["a"] == ids["b"]:

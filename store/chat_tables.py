@@ -59,3 +59,13 @@ class Exchange(SQLModel, table=True):
     __table_args__ = (
         sa.CheckConstraint("status IN ('waiting', 'writing', 'done', 'failed', 'stopped')", name="status_known"),
     )
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What was written so far, by side."""
+        return {"a": self.text_a, "b": self.text_b}
+
+    @property
+    def checkpoint_ids(self) -> dict[str, int]:
+        """Who writes, by side."""
+        return {"a": self.checkpoint_a_id, "b": self.checkpoint_b_id}

@@ -46,7 +46,7 @@ class ReadExchange:
     @property
     def texts(self) -> dict[str, str]:
         """What was written so far, by side."""
-        return {"a": self.exchange.text_a, "b": self.exchange.text_b}
+        return self.exchange.texts
 
     @property
     def is_open(self) -> bool:
@@ -94,9 +94,9 @@ def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
     if found is None:
         raise UnknownRecordError(f"There is no exchange {exchange_id}.")
     _require_own(session, found)
-    a, b = (session.get_one(Checkpoint, each) for each in (found.checkpoint_a_id, found.checkpoint_b_id))
+    names = {side: session.get_one(Checkpoint, number).name for side, number in found.checkpoint_ids.items()}
     prompt = session.get(Prompt, found.prompt_id) if found.prompt_id else None
-    return ReadExchange(found, {"a": a.name, "b": b.name}, held_out=prompt is not None and prompt.held_out)
+    return ReadExchange(found, names, held_out=prompt is not None and prompt.held_out)
 
 
 def _require_own(session: Session, found: Exchange) -> None:
@@ -302,9 +302,9 @@ def _get_or_add_prompt(session: Session, messages: list[Message], held_out_share
 
 def _refuse_twin(session: Session, found: Exchange) -> None:
     """Raise StateError where the same two texts wait as another exchange's pair, or are one that is trained on."""
-    texts = {found.text_a, found.text_b}
+    texts = set(found.texts.values())
     others = select(Exchange).where(Exchange.prompt_id == found.prompt_id, Exchange.id != found.id)
-    waiting = [{other.text_a, other.text_b} for other in session.exec(others)]
+    waiting = [set(other.texts.values()) for other in session.exec(others)]
     written = select(Completion.id, Completion.text).where(Completion.prompt_id == found.prompt_id)
     texts_by_id = dict(session.exec(written).all())
     pairs = session.exec(select(Pair).where(Pair.prompt_id == found.prompt_id, Pair.purpose == Purpose.TRAIN))
@@ -325,14 +325,12 @@ def kept_exchanges(*, session: Session) -> list[Exchange]:
 def completions_of(*, session: Session, kept: Exchange) -> tuple[Completion, Completion]:
     """Both texts of an exchange that was made a prompt, written down as completions."""
     assert kept.prompt_id is not None
-    makers = {"a": kept.checkpoint_a_id, "b": kept.checkpoint_b_id}
-    texts = {"a": kept.text_a, "b": kept.text_b}
     first, second = (
         add_completion(
             session=session,
             prompt_id=kept.prompt_id,
-            new=NewCompletion(text=texts[side], **kept.made[side]),
-            checkpoint_id=makers[side],
+            new=NewCompletion(text=kept.texts[side], **kept.made[side]),
+            checkpoint_id=kept.checkpoint_ids[side],
         )
         for side in SIDES
     )
