@@ -32,15 +32,11 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 def change_training(settings: TrainingSettings, changes: dict[str, Any]) -> TrainingSettings:
     """These training settings with some changed. Raises SettingsError that names the setting, and the nearest one."""
-    return _changed(Settings(training=settings), "training", changes).training
+    return change_section(Settings(training=settings), "training", changes).training
 
 
-def change_selection(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """These settings with some of `selection` changed. Raises SettingsError that says what does not go together."""
-    return _changed(settings, "selection", changes)
-
-
-def _changed(settings: Settings, section: str, changes: dict[str, Any]) -> Settings:
+def change_section(settings: Settings, section: str, changes: dict[str, Any]) -> Settings:
+    """These settings with some of one section changed. Raises SettingsError that says what does not go together."""
     given = settings.model_dump()
     try:
         return Settings.model_validate(given | {section: given[section] | changes})

@@ -141,7 +141,7 @@ class QueueSettings(Section):
 class DuelSettings(Section):
     """Blind pairs of a new checkpoint and what it has to be better than, on held-out prompts (never trained on)."""
 
-    against_parent: int = Field(30, ge=0, description="Duels with its parent, mixed into the queue after a training.")
+    against_parent: int = Field(60, ge=0, description="Duels with its parent, mixed into the queue after a training.")
     against_base: int = Field(10, ge=0, description="And with the base, where that is not the parent itself.")
     alpha: float = Field(
         0.05, gt=0, lt=1, description="Most false verdicts, in the long run, however often one looks at the figures."

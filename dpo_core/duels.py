@@ -1,6 +1,7 @@
 """Duels of a new checkpoint: asked for after its training, written by a run, judged in the queue, and read here.
 
     queue_duels     the run that writes them (writing_duels.py), with its parent and with the base
+    ask_on          what is not judged when the next round starts goes along into it
     read_matches    what was said in them so far: a win rate that may be watched, for each opponent
 
 Importable without torch.
@@ -19,12 +20,12 @@ from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
 from store.checkpoints import base_checkpoint
 from store.database import writing
-from store.duels import DuelCounts, all_met, count_duels, judged_duels, prompts_to_duel
+from store.duels import DuelCounts, all_met, count_duels, judged_duels, move_open_duels, prompts_to_duel
 from store.intervals import Estimate
 from store.models import Checkpoint, Round, RoundStatus, Run, RunKind
 from store.rounds import latest_round
 from store.runs import list_runs, queue_run
-from store.win_rate import WinRate, length_controlled, win_rate
+from store.win_rate import DuelVerdict, WinRate, length_controlled, win_rate
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,28 @@ def more_duels(workspace: Workspace, *, pairs: int, by: str) -> Run:
                 "No prompt is held out, so there is nothing to hold duels on. `pairloop import` brings some."
             )
         return run
+
+
+def ask_on(session: Session, workspace: Workspace, *, opened: Round, checkpoint: Checkpoint, places: int) -> int:
+    """Let a new round ask what is open of its checkpoint's duels, in its first `places` places; how many.
+
+    Only those of matches that are undecided: no more is asked of people than it takes to know.
+    """
+    alpha, seed = workspace.settings.duels.alpha, workspace.settings.sampling.seed + opened.number
+    undecided = [
+        _id(against)
+        for against in opponents(session, checkpoint)
+        if read_match(session, checkpoint, against, alpha=alpha).win_rate.verdict == DuelVerdict.UNDECIDED
+    ]
+    assert opened.id is not None
+    return move_open_duels(
+        session=session,
+        round_id=opened.id,
+        checkpoint_id=_id(checkpoint),
+        against_ids=undecided,
+        places=places,
+        seed=seed,
+    )
 
 
 def read_matches(session: Session, checkpoint: Checkpoint, *, alpha: float) -> list[Match]:

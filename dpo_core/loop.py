@@ -25,6 +25,7 @@ from sqlmodel import Session
 
 from dpo_core.changing_settings import change_training
 from dpo_core.config import Settings
+from dpo_core.duels import ask_on
 from dpo_core.errors import RunError
 from dpo_core.filters import training_filter
 from dpo_core.memory_plan import MemoryPlan
@@ -37,7 +38,6 @@ from store.checkpoints import get_checkpoint
 from store.comparisons import count_round
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
-from store.duels import move_open_duels
 from store.exchanges import kept_exchanges
 from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
@@ -207,8 +207,8 @@ def start_round_in(session: Session, workspace: Workspace, by: str, comparisons:
     assert opened.id is not None
     places = prompts_wanted(workspace.settings, target)
     _queue_sampling(session, workspace, opened, checkpoint, places, by)
+    ask_on(session, workspace, opened=opened, checkpoint=checkpoint, places=places)
     seed = workspace.settings.sampling.seed + opened.number
-    move_open_duels(session=session, round_id=opened.id, checkpoint_id=checkpoint.id, places=places, seed=seed)
     move_open_looks(session=session, round_id=opened.id, places=places, seed=seed)
     ask_kept(session, workspace.settings, opened.id)
     return opened

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from scipy.stats import binomtest
 from sqlmodel import Session
 
+from dpo_core.automatic import Act, read_plan
 from dpo_core.carry_out import carry_out_here
 from dpo_core.deciding import decide
+from dpo_core.duels import more_duels
 from dpo_core.errors import RunError
 from dpo_core.gate import gate_to_pass
 from dpo_core.loop import Step, read_loop, sample_more, start_round, start_training
@@ -104,11 +106,22 @@ class Measured:
         """Whether the interval holds the truth; None where there is nothing to tell."""
         return None if self.truth is None else self.interval[0] <= self.truth <= self.interval[1]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"covered": self.covered}
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Measured:
+        """What `as_dict` gave."""
+        return cls(**{field.name: told[field.name] for field in fields(cls)})
+
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What one simulated round came to. `win_rate` is over the base, by the taste itself, ties half.
+    """What one simulated round came to.
 
+    `checkpoint`: what it was trained to; `decision`: what became of that; `serving`: what serves then, which is what
+    `win_rate` is about: over the base, by the taste itself, ties half. `duels`: how many prompts that is from.
     `labels`: every verdict given so far, in all rounds, those on duels among them.
     """
 
@@ -117,6 +130,8 @@ class RoundReport:
     comparisons: int
     trained_on: int
     held_out_accuracy: float | None
+    decision: str
+    serving: str
     win_rate: float
     interval: tuple[float, float]
     duels: int
@@ -125,9 +140,7 @@ class RoundReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        covered = {"covered": self.measured.covered} if self.measured else {}
-        measured = asdict(self.measured) | covered if self.measured else None
-        return asdict(self) | {"measured": measured}
+        return asdict(self) | {"measured": self.measured.as_dict() if self.measured else None}
 
 
 OnRound = Callable[[RoundReport], None]
@@ -140,12 +153,15 @@ def simulate(
     comparisons: int,
     persona: Persona,
     seed: int,
+    follow_gate: bool = False,
     listener: Listener | None = None,
     on_round: OnRound | None = None,
 ) -> list[RoundReport]:
     """Run the whole loop headless, promoting every checkpoint, and say after each round how good it truly is.
 
-    Everything that is drawn, completions and the order of training included, follows from `seed`.
+    `follow_gate`: promote only what the gate lets through, as automatic rounds do; while it is undecided more duels are
+    written and judged, up to [automatic] most_duels. Everything that is drawn, completions and the order of training
+    included, follows from `seed`.
     Raises RunError where a run fails.
     """
     workspace = _seeded(workspace, seed)
@@ -161,9 +177,15 @@ def simulate(
         _compare(workspace, opened, annotator.id, persona, draw, listener)
         start_training(workspace, by="simulate")
         _carry_out_next(workspace, listener)
-        measured = _duel(workspace, opened, annotator.id, persona, draw, listener, truth)
-        decide(workspace, decision=Decision.PROMOTE, by="simulate", force=True)
-        reports.append(_report(workspace, opened, truth, measured))
+        judging = _Judging(workspace, opened, annotator.id, persona, draw, listener)
+        judging.write_and_judge()
+        while follow_gate and (plan := read_plan(workspace)).act == Act.WRITE_DUELS:
+            more_duels(workspace, pairs=plan.count, by="simulate")
+            judging.write_and_judge()
+        measured = judging.measured(truth)
+        decision = _decision(workspace) if follow_gate else Decision.PROMOTE
+        decide(workspace, decision=decision, by="simulate", force=not follow_gate)
+        reports.append(_report(workspace, opened, truth, measured, decision))
         if on_round is not None:
             on_round(reports[-1])
     return reports
@@ -220,44 +242,60 @@ def _compare(
             _carry_out(workspace, sample_more(workspace, pairs=missing, by="simulate"), listener)
 
 
-def _duel(
-    workspace: Workspace,
-    opened: Round,
-    annotator_id: int,
-    persona: Persona,
-    draw: random.Random,
-    listener: Listener | None,
-    truth: Truth,
-) -> Measured | None:
-    """Have the new checkpoint's duels written, judge them all, and put what they say beside the truth."""
-    assert opened.id is not None
-    with reading(workspace.engine) as session:
-        run = read_loop(session=session).open_run
-    if run is None:
-        return None
-    _carry_out(workspace, run, listener)
-    while True:
-        with writing(workspace.engine) as session:
-            gate = gate_to_pass(session, workspace)
-            some_are_open = gate is not None and gate.open_duels > 0
-            shown = next_pair(session=session, round_id=opened.id, annotator_id=annotator_id) if some_are_open else None
-            if shown is None:
-                break
-            _judge(session, shown, annotator_id, persona, draw)
-    if gate is None or not gate.matches:
-        return None
-    match = gate.matches[0]
-    with reading(workspace.engine) as session:
-        new, old = (get_checkpoint(session=session, name=name) for name in (match.checkpoint, match.against))
-    found = match.win_rate
-    return Measured(
-        against=match.against,
-        duels=found.won + found.lost + found.ties + found.both_bad,
-        rate=found.rate,
-        interval=found.interval,
-        verdict=found.verdict,
-        truth=persona.says(truth.shares(new, old)),
-    )
+@dataclass(frozen=True)
+class _Judging:
+    """The blind duels of a round's new checkpoint, and who judges them."""
+
+    workspace: Workspace
+    opened: Round
+    annotator_id: int
+    persona: Persona
+    draw: random.Random
+    listener: Listener | None
+
+    def write_and_judge(self) -> None:
+        """Have the duels written that were asked for, if any were, and judge them all."""
+        with reading(self.workspace.engine) as session:
+            run = read_loop(session=session).open_run
+        if run is None:
+            return
+        _carry_out(self.workspace, run, self.listener)
+        assert self.opened.id is not None
+        while True:
+            with writing(self.workspace.engine) as session:
+                gate = gate_to_pass(session, self.workspace)
+                if gate is None or not gate.open_duels:
+                    return
+                shown = next_pair(session=session, round_id=self.opened.id, annotator_id=self.annotator_id)
+                if shown is None:
+                    return
+                _judge(session, shown, self.annotator_id, self.persona, self.draw)
+
+    def measured(self, truth: Truth) -> Measured | None:
+        """What the duels with the parent said, beside the truth; None where there were none."""
+        with reading(self.workspace.engine) as session:
+            gate = gate_to_pass(session, self.workspace)
+            if gate is None or not gate.matches or not gate.matches[0].counts.written:
+                return None
+            match = gate.matches[0]
+            new, old = (get_checkpoint(session=session, name=name) for name in (match.checkpoint, match.against))
+        found = match.win_rate
+        return Measured(
+            against=match.against,
+            duels=found.won + found.lost + found.ties + found.both_bad,
+            rate=found.rate,
+            interval=found.interval,
+            verdict=found.verdict,
+            truth=self.persona.says(truth.shares(new, old)),
+        )
+
+
+def _decision(workspace: Workspace) -> Decision:
+    """What the gate says by now. Raises RunError where it takes a person to say."""
+    plan = read_plan(workspace)
+    if plan.act not in (Act.PROMOTE, Act.KEEP):
+        raise RunError(f"The gate decides nothing: {plan.why}")
+    return Decision(plan.act.value)
 
 
 def _judge(session: Session, shown: ShownPair, annotator_id: int, persona: Persona, draw: random.Random) -> None:
@@ -270,18 +308,23 @@ def _judge(session: Session, shown: ShownPair, annotator_id: int, persona: Perso
     record_ranking(session=session, slate_id=slate.slate_id, annotator_id=annotator_id, tiers=tiers)
 
 
-def _report(workspace: Workspace, opened: Round, truth: Truth, measured: Measured | None) -> RoundReport:
+def _report(
+    workspace: Workspace, opened: Round, truth: Truth, measured: Measured | None, decision: Decision
+) -> RoundReport:
     with reading(workspace.engine) as session:
-        checkpoint = serving_checkpoint(session=session)
+        serving = serving_checkpoint(session=session)
+        trained = session.get_one(Checkpoint, session.get_one(Round, opened.id).result_checkpoint_id)
         counts = [count_round(session=session, round_id=entry.id or 0) for entry in list_rounds(session=session)]
-    won = truth.wins(checkpoint)
+    won = truth.wins(serving)
     interval = binomtest(int(sum(won)), len(won)).proportion_ci(method="wilson")
     return RoundReport(
         round=opened.number,
-        checkpoint=checkpoint.name,
+        checkpoint=trained.name,
         comparisons=opened.target,
-        trained_on=checkpoint.metrics["train"]["pairs"],
-        held_out_accuracy=checkpoint.metrics["eval"].get("accuracy_after"),
+        trained_on=trained.metrics["train"]["pairs"],
+        held_out_accuracy=trained.metrics["eval"].get("accuracy_after"),
+        decision=decision.value,
+        serving=serving.name,
         win_rate=sum(won) / len(won),
         interval=(interval.low, interval.high),
         duels=len(won),

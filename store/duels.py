@@ -58,10 +58,10 @@ def prompts_to_duel(*, session: Session, checkpoint_id: int, against_id: int, co
     return [prompt for prompt, _ in ranked[:count]]
 
 
-def _between(checkpoint_id: int, against_id: int) -> tuple[Any, ...]:
-    """Conditions on `Pair`: a duel of these two."""
+def _between(checkpoint_id: int, *against_ids: int) -> tuple[Any, ...]:
+    """Conditions on `Pair`: a duel of the first one with one of the others."""
     new = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == checkpoint_id)
-    old = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == against_id)
+    old = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id).in_(against_ids))
     return (
         col(Pair.purpose) == Purpose.DUEL,
         col(Pair.completion_a_id).in_(new),
@@ -111,22 +111,22 @@ def _ask_more(session: Session, counts: Mapping[int, int]) -> None:
     session.execute(sa.delete(QueueMark).where(col(QueueMark.round_id).in_(counts)))
 
 
-def move_open_duels(*, session: Session, round_id: int, checkpoint_id: int, places: int, seed: int) -> int:
-    """Ask the new round what is still open of a checkpoint's duels in rounds that are done; how many.
+def move_open_duels(
+    *, session: Session, round_id: int, checkpoint_id: int, against_ids: Sequence[int], places: int, seed: int
+) -> int:
+    """Ask the new round what is still open of a checkpoint's duels with these, in rounds that are done; how many.
 
     They are spread over the first `places` positions, where the round's own pairs will be. One that somebody has
     answered already stays where it is.
     """
     answered = sa.select(col(Comparison.pair_id)).where(col(Comparison.superseded_at).is_(None))
-    written = sa.select(col(Completion.id)).where(col(Completion.checkpoint_id) == checkpoint_id)
     over = sa.select(col(Round.id)).where(col(Round.status) == RoundStatus.DONE)
     left = session.exec(
         select(Pair)
         .where(
-            Pair.purpose == Purpose.DUEL,
+            *_between(checkpoint_id, *against_ids),
             Pair.open_slots > 0,
             col(Pair.round_id).in_(over),
-            col(Pair.completion_a_id).in_(written),
             col(Pair.id).not_in(answered),
         )
         .order_by(col(Pair.id))

@@ -1,13 +1,13 @@
 """How many labels the loop needs to be 80% better than where it began, by how the pairs to ask about are chosen.
 
     PYTHONPATH=. python tests/benchmarks/asking.py --out FILE.jsonl [--seeds 0 1 2 3 4] [--tastes warm structured]
-        [--ways random near far diverse mixed offline] [--rounds 3] [--comparisons 40]
+        [--ways random near far diverse mixed offline] [--rounds 3] [--comparisons 40] [--duels 30]
 
 `pairloop simulate` on the demo, over and over: each way goes round the loop with annotators of a known taste, a tenth
 of whose verdicts are a coin toss, and after each round the checkpoint's true win rate over the base is sampled by the
 taste itself. "offline" is what there is without a loop: one round with as many labels as the others have given by then.
 The permanent random slice is part of each way that chooses. Labels are those that are trained on or held out; blind
-duels, 30 a round, come on top in every way but offline, and say whether their intervals hold the truth.
+duels with the parent come on top in every way but offline, and say whether their intervals hold the truth.
 
 Results are lines of FILE: what is there is not run again, so that it can be stopped at any time, and shared between
 processes that are given different seeds. The tables are of all that is there.
@@ -20,21 +20,23 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
+
+import torch
 
 from dpo_core.config import Settings
 from dpo_core.demo import open_demo
-from dpo_core.simulate import Persona, RoundReport, simulate
+from dpo_core.over_seeds import GOAL, count_verdicts, labels_to_goal, median_to_goal
+from dpo_core.simulate import Measured, Persona, RoundReport, simulate
 from dpo_core.tastes import load_taste
 from dpo_core.workspace import Workspace
 from tests.benchmarks.noise import difference
+from ui.simulation_words import verdicts_words
 
 WAYS = ("random", "near", "far", "diverse", "mixed", "offline")
 CANDIDATES = 4
-GOAL = 0.8
 Case = tuple[str, str, int, int]  # way, taste, seed, rounds that are made one: 1 but for offline
 
 
@@ -46,10 +48,11 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--comparisons", type=int, default=40)
+    parser.add_argument("--duels", type=int, default=30, help="With the parent, a round; 0: a third quicker.")
     asked = parser.parse_args()
     for case in cases(asked.ways, asked.tastes, asked.seeds, asked.rounds):
         if case not in {case_of(each) for each in there(asked.out)}:
-            found = run(case, asked.rounds, asked.comparisons)
+            found = run(case, asked.rounds, asked.comparisons, asked.duels)
             with asked.out.open("a") as lines:
                 lines.write("".join(json.dumps(each) + "\n" for each in found))
     print_efficiency(there(asked.out))
@@ -76,12 +79,12 @@ def there(path: Path) -> list[dict[str, Any]]:
     return list({(case_of(each), each["labels"]): each for each in found}.values())
 
 
-def run(case: Case, rounds: int, comparisons: int) -> list[dict[str, Any]]:
+def run(case: Case, rounds: int, comparisons: int, duels: int) -> list[dict[str, Any]]:
     """One simulation: what it came to after each round."""
     way, taste, seed, joined = case
     with tempfile.TemporaryDirectory(prefix="pairloop-asking-") as folder:
         reports = simulate(
-            with_way(open_demo(Path(folder)), way),
+            with_way(open_demo(Path(folder)), way, duels),
             rounds=rounds if way != "offline" else 1,
             comparisons=comparisons * joined,
             persona=Persona(load_taste(taste), noise=0.1),
@@ -91,10 +94,12 @@ def run(case: Case, rounds: int, comparisons: int) -> list[dict[str, Any]]:
     return [told | {"labels": comparisons * joined * report.round} | figures(report) for report in reports]
 
 
-def with_way(workspace: Workspace, way: str) -> Workspace:
+def with_way(workspace: Workspace, way: str, duels: int) -> Workspace:
     asked = workspace.settings.model_dump()
-    asked["duels"] |= {"against_parent": 0 if way == "offline" else 30, "against_base": 0}
+    asked["duels"] |= {"against_parent": 0 if way == "offline" else duels, "against_base": 0}
     asked["sampling"] |= {"batch_size": 64}  # for a small model hardly slower than 16, and the texts are the same
+    asked["training"] |= {"drift_samples": 0}  # which tell, and change nothing
+    asked["worker"] |= {"threads": torch.get_num_threads()}  # OMP_NUM_THREADS=1, to run one on each core
     if way not in ("random", "offline"):
         asked["selection"] |= {"candidates": CANDIDATES, "by": way}
     return Workspace(workspace.folder, Settings.model_validate(asked))
@@ -134,33 +139,17 @@ def at_labels(seeds: dict[int, dict[int, float]], labels: int) -> list[float]:
 
 
 def goal_words(seeds: dict[int, dict[int, float]], most: int) -> str:
-    """The median of the labels it took, where at least half of the seeds came there; and how many did."""
-    needed = [labels_to_goal(curve) for curve in seeds.values()]
-    reached = [labels for labels in needed if labels is not None]
-    if 2 * len(reached) <= len(needed):
-        return f"more than {most} ({len(reached)} of {len(needed)})"
-    middle = median(float("inf") if labels is None else labels for labels in needed)
-    return f"{middle:.0f} ({len(reached)} of {len(needed)})"
-
-
-def labels_to_goal(curve: dict[int, float]) -> float | None:
-    """Where the line through (0, 50%) and what was measured first comes to the goal."""
-    points = [(0, 0.5), *sorted(curve.items())]
-    for (before, low), (after, high) in pairwise(points):
-        if high >= GOAL:
-            return before + (after - before) * (GOAL - low) / (high - low)
-    return None
+    """The median of the labels it took, where more than half of the seeds came there; and how many did."""
+    needed = [labels_to_goal(list(curve.items())) for curve in seeds.values()]
+    middle = median_to_goal(needed)
+    reached = f"({sum(labels is not None for labels in needed)} of {len(needed)})"
+    return f"more than {most} {reached}" if middle is None else f"{middle:.0f} {reached}"
 
 
 def print_coverage(lines: list[dict[str, Any]]) -> None:
     """How often the intervals of blind duels with the parent held the truth, and what the verdicts were worth."""
-    told = [each["measured"] for each in lines if each["measured"] and each["measured"]["truth"] is not None]
-    held = sum(each["covered"] for each in told)
-    promoted = [each for each in told if each["verdict"] == "promote"]
-    kept = [each for each in told if each["verdict"] == "keep"]
-    wrong = sum(each["truth"] <= 0.5 for each in promoted), sum(each["truth"] >= 0.5 for each in kept)
-    print(f"\nBlind duels of {len(told)} checkpoints with their parents: the interval held the truth in {held}.")
-    print(f"Promote: {len(promoted)}, {wrong[0]} of them no better. Keep: {len(kept)}, {wrong[1]} of them better.")
+    found = count_verdicts([Measured.from_dict(each["measured"]) for each in lines if each["measured"]])
+    print(f"\n{verdicts_words(found)}")
 
 
 if __name__ == "__main__":

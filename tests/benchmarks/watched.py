@@ -21,7 +21,7 @@ from store.win_rate import MOST_DUELS, Duel, Outcome, log_evidence, win_rate
 from tests.store.watching import ORDERS, coins, ordered, running
 
 RATES = (0.5, 0.55, 0.6, 0.7, 0.8)
-BY = (50, 100, 200, 500)
+BY = (30, 60, 100, 200)
 BAR = np.log(20)
 FIRST_PEEK = 20  # the normal curve is no excuse before
 FORECASTS = 300  # sequences of each kind

@@ -40,6 +40,7 @@ from store.models import (
 from store.pairs import next_pair, shown_pair
 from store.runs import list_runs
 from store.snapshots import snapshot_pairs
+from store.win_rate import DuelVerdict
 from tests.dpo_core.test_train import Cut, ready_to_train, run_next
 from tests.store.asking import add_prompt
 
@@ -166,6 +167,20 @@ def test_what_was_not_judged_goes_along_into_the_next_round(trained: Workspace) 
     with reading(trained.engine) as session:
         [match] = all_matches(session, alpha=0.05)
     assert match.win_rate.won == written, "one match over two rounds"
+
+
+def test_what_is_known_is_not_asked_on(trained: Workspace) -> None:
+    """The match is decided before all its duels are judged: the next round asks none of what is left."""
+    run_next(trained)
+    more_duels(trained, pairs=12, by="Rae")
+    run_next(trained)
+    judge(trained, "w" * (len(the_duels(trained)) - 2))
+    with reading(trained.engine) as session:
+        [match] = all_matches(session, alpha=0.05)
+    assert (match.win_rate.verdict, match.counts.open) == (DuelVerdict.PROMOTE, 2)
+    opened = go_on(trained, decision=Decision.PROMOTE, by="Rae")
+    with reading(trained.engine) as session:
+        assert session.get_one(Round, opened.id).duels == 0
 
 
 def test_duels_that_were_written_too_late_for_their_round_are_asked_in_the_next(trained: Workspace) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.changing_settings import change_selection
+from dpo_core.changing_settings import change_section
 from dpo_core.config import Settings, parse_settings, render_settings
 from dpo_core.errors import SettingsError
 from dpo_core.selection import MIXTURE, Selected, alikeness, select_pair
@@ -136,8 +136,9 @@ def test_settings_that_make_no_sense_are_refused_in_words(text: str, said: str) 
 
 def test_selection_is_off_unless_asked_for_and_can_be_changed() -> None:
     assert not Settings().selection.chooses
-    changed = change_selection(Settings(), {"by": "far", "candidates": 3})
+    changed = change_section(Settings(), "selection", {"by": "far", "candidates": 3})
     assert changed.selection == rule("far", candidates=3) and changed.round == Settings().round
     assert parse_settings(render_settings(changed), Path("pairloop.toml")) == changed
+    ranking = Settings.model_validate({"round": {"completions_per_prompt": 3}})
     with pytest.raises(SettingsError, match="leave one of them at 2"):
-        change_selection(Settings.model_validate({"round": {"completions_per_prompt": 3}}), {"candidates": 4})
+        change_section(ranking, "selection", {"candidates": 4})

@@ -68,10 +68,32 @@ def test_a_round_goes_through_the_same_store_as_people(make_workspace: Callable[
             on_round=lambda report, heard=heard: heard.append(report.round),
         )
         reports.append(report)
-        assert heard == [1] and report.checkpoint == "round-1"
+        assert heard == [1] and (report.checkpoint, report.serving, report.decision) == ("round-1",) * 2 + ("promote",)
         assert report.trained_on + (report.duels > 0) > 1
         assert report.interval[0] <= report.win_rate <= report.interval[1]
         with reading(workspace.engine) as session:
             assert [who.role for who in session.exec(select(Annotator))] == ["simulated"]
             assert len(session.exec(select(Comparison)).all()) == 12
     assert reports[0] == reports[1]  # the same seed, the same simulation
+
+
+GATED = {
+    "duels": {"against_parent": 8, "against_base": 0},
+    "automatic": {"most_duels": 28},
+    "gate": {"win_rate": "better", "alarms": "ignore", "held_out": "ignore", "canary": 0},
+}
+
+
+def test_the_gate_is_followed_as_automatic_rounds_do(make_workspace: Callable[..., Workspace]) -> None:
+    """Annotators who toss coins: more duels until there are no more, and chance is not promoted."""
+    workspace = make_workspace("gated", prompts=60, **GATED)
+    persona = Persona(longer, noise=1.0)
+    [report] = simulate(workspace, rounds=1, comparisons=8, persona=persona, seed=1, follow_gate=True)
+    found = report.measured
+    assert found is not None and found.truth == 0.5 and found.covered
+    assert (report.decision, report.serving, found.verdict) == ("keep", "base", "undecided")
+    assert report.win_rate == 0.5, "the base beside itself"
+    assert 20 < found.duels <= 28, "written anew while undecided, up to [automatic] most_duels"
+    with reading(workspace.engine) as session:
+        verdicts = len(session.exec(select(Comparison)).all())
+    assert report.labels == verdicts >= 8 + found.duels, "spare pairs that stood among the duels were judged as well"

@@ -151,12 +151,14 @@ def test_what_is_open_moves_to_the_next_round_and_what_was_said_stays(
         session.get_one(Round, duelled).status = RoundStatus.DONE
     following, _ = make_round(engine, pairs=20)
     with writing(engine) as session:
-        moved = move_open_duels(session=session, round_id=following.id, checkpoint_id=2, places=20, seed=3)
+        asked = {"session": session, "round_id": following.id, "places": 20, "seed": 3}
+        assert move_open_duels(checkpoint_id=2, against_ids=[], **asked) == 0, "none that wants to know more"
+        moved = move_open_duels(checkpoint_id=2, against_ids=[1], **asked)
         assert moved == 7
         assert [session.get_one(Round, each).duels for each in (duelled, following.id)] == [5, 7]
         there = [pair for pair in the_duels(session) if pair.round_id == following.id]
         assert [pair.id for pair in there] == pairs[5:] and all(0 <= pair.position < 20 for pair in there)
-        assert move_open_duels(session=session, round_id=following.id, checkpoint_id=1, places=20, seed=3) == 0
+        assert move_open_duels(checkpoint_id=1, against_ids=[2], **asked) == 0, "the new one comes first"
         assert len(judged_duels(session=session, checkpoint_id=2, against_id=1)) == 5
 
 

@@ -120,7 +120,11 @@ def test_simulate_selects_as_it_is_told(workspace: Workspace, pairloop: Pairloop
     code, out, _ = pairloop(*here, "--select", "near", "--candidates", "6")
     found = json.loads(out)
     assert (code, found["select"], found["candidates"], found["random_share"]) == (0, "near", 6, 0.25)
-    assert (seen[0].by, seen[0].candidates, found["selection"]) == ("near", 6, None)
+    assert (seen[0].by, seen[0].candidates, found["seeds"]) == (
+        "near",
+        6,
+        [{"seed": 0, "rounds": [], "selection": None}],
+    )
     assert json.loads(pairloop(*here)[1])["candidates"] == 2  # as the workspace has it
     assert pairloop(*here, "--candidates", "6")[0] == 2  # from which nothing would be selected
     assert pairloop(*here, "--select", "nearest")[0] == 2

@@ -5,26 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpo_core.changing_settings import change_selection
+from dpo_core.changing_settings import change_section
 from dpo_core.demo import open_demo
 from dpo_core.errors import WorkspaceError
+from dpo_core.over_seeds import Whole, over_seeds
 from dpo_core.tastes import load_taste
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading
-from store.selected import read_gains
+from store.selected import Gains, read_gains
 from ui.commands.options import JsonOption
-from ui.commands.printing import RunBar, percent, print_json, print_table, say
+from ui.commands.printing import RunBar, print_json, print_table, say
 from ui.commands.runs import prepare_to_work
 from ui.selection_words import as_record, gain_words
+from ui.simulation_words import ROUND_HEAD, ROUND_NOTE, STAGE_HEAD, goal_words, round_row, stage_rows, verdicts_words
 
 if TYPE_CHECKING:
-    from dpo_core.simulate import RoundReport
+    from dpo_core.simulate import Persona, RoundReport
 
 
 class Rule(StrEnum):
@@ -53,6 +56,16 @@ def simulate(
         float, typer.Option("--left-bias", min=0, max=1, help="Share of verdicts that are just left.")
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, the same simulation.")] = 0,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="So many simulations, from that seed on, and what they came to.")
+    ] = 1,
+    duels: Annotated[
+        int | None,
+        typer.Option("--duels", min=0, help="Blind duels with the parent (default: as [duels] has it)."),
+    ] = None,
+    follow_gate: Annotated[
+        bool, typer.Option("--follow-gate", help="Decide as automatic rounds do (default: promote every checkpoint).")
+    ] = False,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="FOLDER", help="Make the workspace here and keep it, to look at it."),
@@ -76,12 +89,15 @@ def simulate(
 
     They compare pairs as people do, and each checkpoint's true win rate over the base is then sampled afresh, by the
     taste itself. They judge its blind duels with its parent as well: what these say stands beside the truth.
+    With several seeds it says what all came to: how many labels it took, how often the duels' interval held the truth,
+    and which promotions were false. --noise 1 shows how often chance alone is promoted.
     Nothing of yours is touched: it happens in a throw-away demo workspace, unless you say otherwise.
     Built-in tastes: brief, thorough, warm, structured, direct, careful, curious.
 
     \b
     Example:
       pairloop simulate --rounds 3 --taste warm --noise 0.1 --seed 1
+      pairloop simulate --taste warm --seeds 5 --follow-gate
       pairloop simulate --taste my_taste.py:score --left-bias 0.2 --json
       pairloop simulate --select near --candidates 4 --json
     """
@@ -89,77 +105,104 @@ def simulate(
 
     if candidates is not None and select is None:
         raise typer.BadParameter("--candidates goes with --select: it says from how many a pair is selected.")
-    persona = simulation.Persona(load_taste(taste), noise=noise, left_bias=left_bias)
-    with _place(keep, workspace, in_place) as found, RunBar() as bar:
-        opened = found if select is None else _selecting(found, select, candidates or 4)
-        rule = opened.settings.selection
-        prepare_to_work()
-        reports = simulation.simulate(
-            opened, rounds=rounds, comparisons=comparisons, persona=persona, seed=seed, listener=bar
-        )
-        with reading(opened.engine) as session:
-            gains = read_gains(session=session)
-    asked = {"taste": taste, "noise": noise, "left_bias": left_bias, "comparisons": comparisons, "seed": seed}
+    if seeds > 1 and (workspace is not None or in_place):
+        raise typer.BadParameter("--seeds begins anew for each seed: it cannot go on in one workspace.")
+    changes = Changes(select, candidates or 4, duels)
+    asked = Asked(rounds, comparisons, simulation.Persona(load_taste(taste), noise, left_bias), follow_gate)
+    found = []
+    for number in range(seed, seed + seeds):
+        kept_in = keep / f"seed-{number}" if keep is not None and seeds > 1 else keep
+        with _place(kept_in, workspace, in_place) as place:
+            found.append(_simulated(changes.made_to(place), asked, number))
+    told = {"taste": taste, "noise": noise, "left_bias": left_bias, "comparisons": comparisons}
     if as_json:
-        chosen = {"select": rule.by, "candidates": rule.candidates, "random_share": rule.random_share}
-        gained = {"selection": as_record(gains) if gains.pairs else None}
-        print_json(asked | chosen | {"rounds": [report.as_dict() for report in reports]} | gained)
-    else:
-        title = f"Taste {taste}, noise {noise}, left bias {left_bias}, seed {seed}"
-        title += f", selected {rule.by} of {rule.candidates}" if rule.chooses else ""
-        print_table(COLUMNS, [_row(report) for report in reports], title=title)
-        if gains.pairs:
-            say(f"\n{gain_words(gains)}")
+        whole = asdict(over_seeds([each.reports for each in found]))
+        print_json(told | found[0].rule | {"seeds": [each.as_dict() for each in found], "whole": whole})
+        return
+    title = f"Taste {taste}, noise {noise}, left bias {left_bias}{found[0].rule_words}"
+    print_table(ROUND_HEAD, [round_row(each.seed, report) for each in found for report in each.reports], title=title)
+    say(f"\n{ROUND_NOTE}")
+    for each in found:
+        _say_gain(each, several=seeds > 1)
+    if seeds > 1:
+        _say_whole(over_seeds([each.reports for each in found]))
 
 
-COLUMNS = (
-    "round",
-    "checkpoint",
-    "comparisons",
-    "trained on",
-    "held-out accuracy",
-    "true win rate over base",
-    "95% interval",
-    "labels so far",
-    "in duels with its parent",
-    "verdict",
-    "truth",
-)
+@dataclass(frozen=True)
+class Changes:
+    """What the options change in the settings of the workspace that is simulated in."""
+
+    select: Rule | None
+    candidates: int
+    duels: int | None
+
+    def made_to(self, workspace: Workspace) -> Workspace:
+        """The workspace with these settings. Raises SettingsError."""
+        settings = workspace.settings
+        if self.select is not None:
+            settings = change_section(settings, "selection", {"by": self.select.value, "candidates": self.candidates})
+        if self.duels is not None:
+            settings = change_section(settings, "duels", {"against_parent": self.duels})
+        return workspace.with_settings(settings)
 
 
-def _row(report: RoundReport) -> tuple[object, ...]:
-    low, high = report.interval
-    return (
-        report.round,
-        report.checkpoint,
-        report.comparisons,
-        report.trained_on,
-        percent(report.held_out_accuracy),
-        percent(report.win_rate),
-        f"{percent(low)} to {percent(high)}",
-        report.labels,
-        *_measured(report),
-    )
+@dataclass(frozen=True)
+class Asked:
+    """What every simulation does."""
+
+    rounds: int
+    comparisons: int
+    persona: Persona
+    follow_gate: bool
 
 
-def _measured(report: RoundReport) -> tuple[str, ...]:
-    """What blind duels with the parent said, and whether their interval holds the truth."""
-    found = report.measured
-    if found is None or found.rate is None:
-        return "–", "–", "–"
-    low, high = found.interval
-    held = {True: "held", False: "missed", None: ""}[found.covered]
-    return (
-        f"{percent(found.rate)} ({percent(low)} to {percent(high)}), {found.duels} judged",
-        found.verdict,
-        f"{percent(found.truth)}, {held}",
-    )
+@dataclass(frozen=True)
+class Found:
+    """What one simulation came to; `rule`: how its pairs were selected."""
+
+    seed: int
+    rule: dict[str, str | int | float]
+    reports: list[RoundReport]
+    gains: Gains
+
+    @property
+    def rule_words(self) -> str:
+        """Nothing where nothing was selected."""
+        chosen = self.rule["candidates"] != 2
+        return f", selected {self.rule['select']} of {self.rule['candidates']}" if chosen else ""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        gained = as_record(self.gains) if self.gains.pairs else None
+        return {"seed": self.seed, "rounds": [report.as_dict() for report in self.reports], "selection": gained}
 
 
-def _selecting(workspace: Workspace, rule: Rule, candidates: int) -> Workspace:
-    """The workspace, its pairs selected by this rule. Raises SettingsError."""
-    changes = {"by": rule.value, "candidates": candidates}
-    return workspace.with_settings(change_selection(workspace.settings, changes))
+def _simulated(workspace: Workspace, asked: Asked, seed: int) -> Found:
+    from dpo_core import simulate as simulation
+
+    rule = workspace.settings.selection
+    prepare_to_work()
+    with RunBar() as bar:
+        reports = simulation.simulate(workspace, seed=seed, listener=bar, **vars(asked))
+    with reading(workspace.engine) as session:
+        gains = read_gains(session=session)
+    told: dict[str, str | int | float] = {
+        "select": rule.by,
+        "candidates": rule.candidates,
+        "random_share": rule.random_share,
+    }
+    return Found(seed, told, reports, gains)
+
+
+def _say_gain(found: Found, *, several: bool) -> None:
+    if found.gains.pairs:
+        say(f"\n{f'Seed {found.seed}: ' if several else ''}{gain_words(found.gains)}")
+
+
+def _say_whole(whole: Whole) -> None:
+    say("")
+    print_table(STAGE_HEAD, stage_rows(whole), title=f"All {whole.simulations} simulations")
+    say(f"\n{goal_words(whole)}\n{verdicts_words(whole.verdicts)}")
 
 
 @contextmanager
