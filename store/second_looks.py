@@ -259,7 +259,7 @@ def _share(looks: Sequence[SecondLook]) -> Estimate:
 
 
 def _answered(session: Session) -> list[SecondLook]:
-    """Those that somebody trusted answered, by a verdict; the lowest margin first."""
+    """Those that somebody trusted answered, of what somebody trusted had said; the lowest margin first."""
     a, b = aliased(Completion), aliased(Completion)
     rows = session.execute(
         sa.select(
@@ -275,13 +275,32 @@ def _answered(session: Session) -> list[SecondLook]:
         .join(a, col(a.id) == col(Pair.completion_a_id))
         .join(b, col(b.id) == col(Pair.completion_b_id))
         .join(PairReward, col(PairReward.id) == _what_sent_it_back())
-        .where(is_second_look(_LOOK), *_stands(), col(Comparison.verdict) != Verdict.SKIP)
+        .where(is_second_look(_LOOK), *_stands(), col(Comparison.verdict) != Verdict.SKIP, _was_said())
         .order_by(col(PairReward.margin), col(Pair.id))
     )
     return [
         SecondLook(pair, prompt, messages[-1]["content"], (a, b), first, mirrored(second), margin, by_same)
         for pair, prompt, messages, a, b, first, second, margin, by_same in rows
     ]
+
+
+def _was_said() -> Any:
+    """Whether somebody trusted said what the policy doubted, and did so still when the second look was answered.
+
+    Where it was asked of the same person, they. Who had changed their mind by then was not overturned by it.
+    """
+    who: Any = aliased(Annotator)
+    said = sa.select(_FIRST.id).join(who, who.id == _FIRST.annotator_id)
+    stood = _FIRST.superseded_at.is_(None) | (_FIRST.superseded_at > col(Comparison.created_at))
+    return said.where(
+        _FIRST.pair_id == _LOOK.repeats,
+        _FIRST.verdict == PairReward.chosen_side,
+        ~_FIRST.adjudicates,
+        _FIRST.created_at <= col(Comparison.created_at),
+        stood,
+        who.retracted_at.is_(None),
+        _LOOK.asked_of.is_(None) | (_FIRST.annotator_id == _LOOK.asked_of),
+    ).exists()
 
 
 def _what_sent_it_back() -> Any:

@@ -22,7 +22,8 @@ def summary_words(found: SecondLooks) -> str:
     """How many were asked, answered, confirmed and overturned."""
     answered, overturned = found.overturned.count, found.overturned_count
     return (
-        f"{counted(found.asked, 'comparison')} that a checkpoint found unlikely went back into the queue. "
+        f"{counted(found.asked, 'comparison')} went back into the queue: those that a checkpoint found most unlikely, "
+        "of ten times as many of its training pairs. "
         f"{answered} {'was' if answered == 1 else 'were'} answered: {answered - overturned} confirmed, "
         f"{overturned} overturned."
     )
@@ -37,7 +38,7 @@ def figures(found: SecondLooks) -> list[FigureWords]:
             "Repeats at random",
             found.at_random,
             "How often people say something else of a pair they had named a side on, where chance picked it: the "
-            "yardstick.",
+            "yardstick. (They come sooner after the first verdict than second looks do, which wait for a training.)",
         ),
     ]
 

@@ -21,10 +21,12 @@ def serve(engine: sa.Engine, round_id: int, person: int, rules: QueueRules = PLA
         return next_pair(session=session, round_id=round_id, annotator_id=person, rules=rules)
 
 
-def answer(engine: sa.Engine, pair_id: int, person: int, choice: str = Choice.LEFT) -> Comparison:
+def answer(
+    engine: sa.Engine, pair_id: int, person: int, choice: str = Choice.LEFT, *, replace: bool = False
+) -> Comparison:
     """As the Label page writes a verdict. Raises PairChangedError where the pair went to somebody else."""
     with writing(engine) as session:
-        return record_comparison(session=session, pair_id=pair_id, annotator_id=person, choice=choice)
+        return record_comparison(session=session, pair_id=pair_id, annotator_id=person, choice=choice, replace=replace)
 
 
 def go_through(engine: sa.Engine, round_id: int, person: int, rules: QueueRules, most: int = 10_000) -> list[Pair]:

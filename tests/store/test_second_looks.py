@@ -32,10 +32,10 @@ from tests.store.undoing import undo_last
 
 
 def choose(engine: sa.Engine, pair: Pair, person: int, verdict: str) -> Comparison:
-    """Answer by the completion, whichever side it stands on."""
+    """Answer by the completion, whichever side it stands on, or think again."""
     left = left_side(side_seed=pair.side_seed, annotator_id=person)
     sided = Choice.LEFT if verdict == left else Choice.RIGHT
-    return answer(engine, pair.id or 0, person, sided if verdict in ("a", "b") else verdict)
+    return answer(engine, pair.id or 0, person, sided if verdict in ("a", "b") else verdict, replace=True)
 
 
 def send_back(engine: sa.Engine, margins: dict[int, float], **more: Any) -> list[Pair]:
@@ -333,3 +333,37 @@ def test_planted_flips_are_found_by_second_looks_and_do_not_bias_the_yardstick(
     assert low < 2 * flip * (1 - flip) < high  # two draws differ where one of them slips
     assert found.overturned.count >= 35 and (found.by_same.value or 0) > 0.5
     assert found.more is not None and found.more[0] > 0.2
+
+
+def test_what_was_not_said_any_more_was_not_overturned(
+    engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]
+) -> None:
+    """Ada thinks again before her second looks of two pairs come; of one she says so only after it."""
+    _, pairs = judged
+    looks = send_back(engine, dict(zip(ids(pairs[:3]), (-3.0, -2.0, -1.0), strict=True)))
+    choose(engine, pairs[0], people[0], "b")
+    choose(engine, pairs[1], people[0], "b")
+    for look, verdict in zip(looks, "aab", strict=True):  # in the look's own terms: its sides are the other way round
+        choose(engine, look, people[0], verdict)
+    choose(engine, pairs[2], people[0], "b")
+    with reading(engine) as session:
+        found = read_second_looks(session=session)
+    assert [(look.pair_id, look.overturned) for look in found.looks] == [(pairs[2].id, False)]
+    with reading(engine) as session:
+        assert {each.pair_id for each in list_doubtful(session=session)}.isdisjoint(ids(pairs[:2]))
+
+
+def test_what_a_retracted_person_had_said_was_not_overturned(
+    engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]
+) -> None:
+    _, pairs = judged
+    with writing(engine) as session:
+        deactivate_annotator(session=session, name="Ada")
+    (look,) = send_back(engine, {pairs[0].id or 0: -1.0})
+    choose(engine, look, people[1], "a")
+    with reading(engine) as session:
+        assert read_second_looks(session=session).overturned_count == 1
+    with writing(engine) as session:
+        retract_annotator(session=session, name="Ada")
+    with reading(engine) as session:
+        assert read_second_looks(session=session).looks == []

@@ -75,7 +75,7 @@ def test_what_second_looks_came_to(pairloop: Pairloop, workspace: Workspace) -> 
         give(session, asked[0], "a")  # of the repeat: the other text
         give(session, asked[1], "b")
     _, out, _ = pairloop("quality")
-    assert "3 comparisons that a checkpoint found unlikely went back into the queue." in out
+    assert "3 comparisons went back into the queue: those that a checkpoint found most unlikely" in out
     assert "2 were answered: 1 confirmed, 1 overturned." in out
     assert "-2.50" in out and "Question 1?" in out and "Question 3?" not in out
     found = json.loads(pairloop("quality", "--json")[1])["second_looks"]

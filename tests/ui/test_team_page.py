@@ -187,7 +187,7 @@ def test_second_looks_before_there_are_any(compared: Workspace, open_app: OpenAp
 def test_what_second_looks_came_to(looked_again: Workspace, open_app: OpenApp) -> None:
     app = open_app("team", name="Rea")
     page = second_looks(app)
-    assert "2 comparisons that a checkpoint found unlikely went back into the queue." in page
+    assert "2 comparisons went back into the queue: those that a checkpoint found most unlikely" in page
     assert "2 were answered: 1 confirmed, 1 overturned." in page
     shown = {each.label: each.value for each in app.metric}
     assert shown == {"Overturned": "50%", "By the same person": "50%", "Repeats at random": "–"}
