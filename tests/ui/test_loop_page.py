@@ -17,6 +17,7 @@ from dpo_core.workspace import Workspace, open_workspace
 from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.decisions import list_decisions, serving_checkpoint
 from store.importing import import_preferences
 from store.models import Checkpoint, Pair, RunStatus
 from store.runs import fail_run, list_runs
@@ -388,3 +389,30 @@ def test_the_label_page_says_so_too(compared: Workspace, open_app: OpenApp) -> N
     seeding.train(compared, steps=1, of=4, finish=False)
     page = words(open_app())
     assert "Round 1 is training already. What is compared now is kept and exported, but no training uses it" in page
+
+
+def test_a_page_left_open_decides_nothing_about_the_next_round(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    left_open = open_app("loop")
+    seeding.promote(compared)
+    seeding.open_round(compared, seeding.plain_exchanges(24)[12:])
+    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
+    seeding.train(compared, steps=4, of=4)
+    button(left_open, "Promote round-1 and start round 2").click().run()
+    assert "You were shown round-1, but round 2 is about round-2 by now" in words(left_open)
+    with reading(compared.engine) as session:
+        assert serving_checkpoint(session=session).name == "round-1"
+    assert step(compared) == Step.DECIDE
+
+
+def test_whoever_decides_says_their_name(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    app.session_state["name"] = ""  # a visitor from another machine, where nobody logs in
+    app.run()
+    assert not [label for label in labels(app) if label.startswith(("Promote", "Keep"))]
+    app.text_input(key="decider_name_input").set_value("Lea").run()
+    button(app, "Keep only").click().run()
+    with reading(compared.engine) as session:
+        [record] = list_decisions(session=session)
+    assert (record.action, record.by) == ("keep", "Lea")
