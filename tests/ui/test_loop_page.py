@@ -23,7 +23,7 @@ from store.models import Checkpoint, Pair, RunStatus
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
-from tests.ui.conftest import OpenApp, button, labels, words
+from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
 from ui.pages.loop import can_train
 from ui.rounds_table import HEAD
 
@@ -403,6 +403,16 @@ def test_a_page_left_open_decides_nothing_about_the_next_round(compared: Workspa
     with reading(compared.engine) as session:
         assert serving_checkpoint(session=session).name == "round-1"
     assert step(compared) == Step.DECIDE
+
+
+def test_a_link_that_leads_elsewhere_is_said_with_what_to_do(
+    compared: Workspace, open_app: OpenApp, pairloop: Pairloop
+) -> None:
+    seeding.train(compared, steps=4, of=4)
+    assert "pairloop's link" not in words(open_app("loop")) + pairloop("status")[1]
+    (compared.folder / "checkpoints" / "current").mkdir()
+    for told in (words(open_app("loop")), pairloop("status")[1]):
+        assert "current is not pairloop's link, so it does not lead to base, which serves. Move it elsewhere." in told
 
 
 def test_whoever_decides_says_their_name(compared: Workspace, open_app: OpenApp) -> None:

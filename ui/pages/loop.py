@@ -31,6 +31,7 @@ from dpo_core.loop import (
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
+from dpo_core.serving import misled
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import serving_checkpoint
@@ -55,7 +56,8 @@ PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many
 class Seen:
     """All that this page shows, as it was at one moment. `gate`: of the checkpoint to decide about, if there is one.
 
-    `serving`: who serves, and goes on where the new checkpoint is kept back.
+    `serving`: who serves, and goes on where the new checkpoint is kept back; `link_trouble`: what is wrong with the
+    link that leads to it.
     """
 
     state: LoopState
@@ -63,6 +65,7 @@ class Seen:
     stories: list[RoundStory]
     gate: Gate | None
     serving: Checkpoint
+    link_trouble: str
 
 
 def main() -> None:
@@ -79,6 +82,8 @@ def main() -> None:
         with st.container(horizontal=True, key="actions"):
             actions(workspace, drawn)
     automatic_control(workspace, plan_next(drawn.state, drawn.gate, workspace.settings.automatic))
+    if drawn.link_trouble:
+        st.warning(message_markdown(drawn.link_trouble), icon=":material/link_off:")
     history(workspace, drawn.stories)
 
 
@@ -91,6 +96,7 @@ def read(workspace: Workspace) -> Seen:
             stories=round_stories(session=session),
             gate=gate_to_pass(session, workspace),
             serving=serving_checkpoint(session=session),
+            link_trouble=misled(session, workspace),
         )
 
 
@@ -115,7 +121,7 @@ def what_can_be_done(seen: Seen) -> tuple[object, ...]:
     number = state.round.number if state.round else 0
     stands = number, state.step, story.paused(state), state.open_run is None
     about = (gate.checkpoint, gate.suggestion) if gate is not None else None
-    return *stands, state.comparisons, state.pairs, state.imported, about, seen.serving.name
+    return *stands, state.comparisons, state.pairs, state.imported, about, seen.serving.name, seen.link_trouble
 
 
 def refresh_seconds(state: LoopState) -> float | None:
