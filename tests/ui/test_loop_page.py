@@ -24,7 +24,7 @@ from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
-from ui.pages.loop import can_train
+from ui.pages.loop import can_train, read, what_can_be_done
 from ui.rounds_table import HEAD
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
@@ -303,6 +303,26 @@ def test_what_is_promoted_against_the_gate_is_said_and_rolled_back(gated: Worksp
     button(app, "Let base serve").click().run()
     assert "base serves: rolled back to by me" in words(app)
     assert "Round 2: base is writing pairs" in words(app), "the open round goes on with it"
+
+
+def test_the_button_to_keep_names_what_will_serve(compared: Workspace, open_app: OpenApp) -> None:
+    """round-1 wrote round 2, but was rolled back from while round-2 was to be decided about: base is kept."""
+    seeding.train(compared, steps=4, of=4)
+    seeding.promote(compared)
+    seeding.open_round(compared, seeding.plain_exchanges(24)[12:])
+    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    before = read(compared)
+    assert "Keep round-1 and start round 3" in labels(app)
+    assert "base served before: it began with this." in words(app) and "Nothing is deleted." in words(app)
+    button(app, "Let base serve").click().run()
+    assert what_can_be_done(before) != what_can_be_done(read(compared)), "other pages are drawn anew"
+    assert "round-1 served before: promoted by lea on" in words(app)
+    button(app, "Keep base and start round 3").click().run()
+    with reading(compared.engine) as session:
+        assert serving_checkpoint(session=session).name == "base"
+    assert "<td>kept base</td>" in words(app) and "kept round-1" not in words(app)
 
 
 def test_automatic_rounds_say_what_comes_next_and_can_be_switched_off(compared: Workspace, open_app: OpenApp) -> None:
