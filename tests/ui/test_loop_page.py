@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,46 @@ def test_what_is_promoted_against_the_gate_is_said_and_rolled_back(gated: Worksp
     button(app, "Let base serve").click().run()
     assert "base serves: rolled back to by me" in words(app)
     assert "Round 2: base is writing pairs" in words(app), "the open round goes on with it"
+
+
+def test_the_gate_is_what_the_file_asks_when_the_button_is_pressed(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    assert primary(app) == ["Promote round-1 and start round 2"], "as drawn before the file was edited"
+    change_section(compared, "gate", {"win_rate": "better"})
+    seeding.duel(compared, won=0, lost=3)
+    button(app, "Promote round-1 and start round 2").click().run()
+    assert "round-1 does not show yet what" in words(app) and "Nothing was decided" in words(app)
+    button(app, "Promote round-1 and start round 2 all the same").click().run()
+    with reading(compared.engine) as session:
+        [record] = list_decisions(session=session)
+    assert (record.action, record.forced) == ("promote", True)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        (lambda text: text + "[gate\n", "not valid TOML"),
+        (lambda text: text.replace("[gate]", "[gaet]"), "did you mean 'gate'"),
+        (lambda text: "", "names another database"),  # an editor has emptied it and not written yet
+        (lambda text: text.replace('[store]\nurl = ""', '[store]\nurl = "sqlite:///b.db"'), "names another database"),
+    ],
+)
+def test_a_file_that_cannot_be_used_leaves_the_settings_as_they_were(
+    compared: Workspace, open_app: OpenApp, spoilt: Callable[[str], str], told: str
+) -> None:
+    app = open_app("loop")
+    path = compared.folder / FILE_NAME
+    good = path.read_text()
+    path.write_text(spoilt(good))
+    app.run()
+    assert not app.exception
+    assert told in words(app) and "Until then the settings from before hold." in words(app)
+    assert "the round asked for 4" in words(app) and primary(app) == ["Train"]
+    path.write_text(good)
+    change_section(compared, "automatic", {"on": True})
+    app.run()
+    assert "the settings from before hold" not in words(app) and app.toggle[0].value, "mended, it holds"
 
 
 def test_the_button_to_keep_names_what_will_serve(compared: Workspace, open_app: OpenApp) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
 from dpo_core.automatic import duels_to_write, plan_next
+from dpo_core.config import Settings
 from dpo_core.deciding import decide, go_on, pick_candidate
 from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
@@ -46,7 +47,7 @@ from ui.judgement import judgement
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.rounds_table import history
-from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
+from ui.state import act, errors_in_words, my_name, research_workspace, show_messages, show_settings_trouble
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
@@ -66,6 +67,7 @@ class Seen:
     gate: Gate | None
     serving: Checkpoint
     link_trouble: str
+    settings: Settings
 
 
 def main() -> None:
@@ -97,6 +99,7 @@ def read(workspace: Workspace) -> Seen:
             gate=gate_to_pass(session, workspace),
             serving=serving_checkpoint(session=session),
             link_trouble=misled(session, workspace),
+            settings=workspace.settings,
         )
 
 
@@ -116,12 +119,21 @@ def follow(drawn: Seen) -> None:
 
 
 def what_can_be_done(seen: Seen) -> tuple[object, ...]:
-    """All of a round that the buttons and the table of rounds depend on."""
+    """All that the buttons and the table of rounds depend on."""
     state, gate = seen.state, seen.gate
     number = state.round.number if state.round else 0
     stands = number, state.step, story.paused(state), state.open_run is None
     about = (gate.checkpoint, gate.suggestion) if gate is not None else None
-    return *stands, state.comparisons, state.pairs, state.imported, about, seen.serving.name, seen.link_trouble
+    return (
+        *stands,
+        state.comparisons,
+        state.pairs,
+        state.imported,
+        about,
+        seen.serving.name,
+        seen.link_trouble,
+        seen.settings,
+    )
 
 
 def refresh_seconds(state: LoopState) -> float | None:
@@ -133,6 +145,7 @@ def refresh_seconds(state: LoopState) -> float | None:
 
 def now(workspace: Workspace, seen: Seen) -> None:
     """The open round, and how far it is."""
+    show_settings_trouble()
     state = seen.state
     words = story.headline(state)
     if story.stage_of(state) >= 0:
@@ -236,7 +249,7 @@ def train_button(
 def try_training(workspace: Workspace, *, number: int, early: bool, force: bool = False) -> None:
     """Start training, and remember the round in which memory spoke against it."""
 
-    def start() -> None:
+    def start(workspace: Workspace) -> None:
         try:
             start_training(workspace, by=my_name(), early=early, force=force)
         except MemoryRefusedError:
@@ -244,7 +257,7 @@ def try_training(workspace: Workspace, *, number: int, early: bool, force: bool 
             raise
 
     st.session_state.pop("refused", None)
-    act(start)
+    act(start, workspace)
 
 
 def actions(workspace: Workspace, seen: Seen) -> None:
