@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dpo_core.config import FILE_NAME, AutomaticSettings, load_settings
@@ -49,11 +49,15 @@ class Act(StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """What comes next, in words too; `count`: how many pairs or duels are to be written."""
+    """What comes next, in words too; `count`: how many pairs or duels are to be written.
+
+    `about`: the checkpoint that is decided about, where one is.
+    """
 
     act: Act
     why: str
     count: int = 0
+    about: str | None = None
 
 
 def plan_next(state: LoopState, gate: Gate | None, asked: AutomaticSettings) -> Plan:
@@ -68,7 +72,7 @@ def plan_next(state: LoopState, gate: Gate | None, asked: AutomaticSettings) -> 
     if state.step == Step.COMPARE:
         return _comparing(state)
     if state.step == Step.DECIDE and gate is not None:
-        return _deciding(state, gate, asked)
+        return replace(_deciding(state, gate, asked), about=gate.checkpoint)
     return {
         Step.TRAIN: Plan(Act.TRAIN, "Every comparison is made: training starts."),
         Step.WAIT_FOR_PAIRS: Plan(Act.WAIT, "Pairs are being written."),
@@ -149,9 +153,9 @@ def _do(workspace: Workspace, plan: Plan) -> None:
     elif plan.act == Act.WRITE_DUELS:
         more_duels(workspace, pairs=plan.count, by=BY)
     elif _is_last(workspace):
-        decide(workspace, decision=Decision(plan.act.value), by=BY)
+        decide(workspace, decision=Decision(plan.act.value), by=BY, about=plan.about)
     else:
-        go_on(workspace, decision=Decision(plan.act.value), by=BY)
+        go_on(workspace, decision=Decision(plan.act.value), by=BY, about=plan.about)
 
 
 def _is_last(workspace: Workspace) -> bool:

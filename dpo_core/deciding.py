@@ -17,54 +17,59 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import writing
 from store.decision_tables import DecisionRecord
-from store.decisions import decide_round, roll_back_to, served_before
+from store.decisions import decide_round, lock_round, require_name, roll_back_to, served_before, to_decide_about
 from store.duels import count_duels
 from store.errors import StateError
 from store.models import Checkpoint, Decision, Round, RoundStatus
 from store.roles import require_researcher
 
 
-def decide(workspace: Workspace, *, decision: Decision, by: str, force: bool = False) -> Round:
-    """Close the open round: its checkpoint writes the next one (promote), or its parent does (keep).
+def decide(
+    workspace: Workspace, *, decision: Decision, by: str, about: str | None = None, force: bool = False
+) -> Round:
+    """Close the open round: its checkpoint writes the next one (promote), or what serves now does (keep).
 
-    Raises GateError for a promotion that the gate does not allow, unless it is forced; RunError, StateError.
+    `about`: the checkpoint that whoever decides was shown, so that no other is decided about. Raises GateError for a
+    promotion that the gate does not allow, unless it is forced; RunError, StateError.
     """
     with writing(workspace.engine) as session:
-        closed = _decide(session, workspace, decision, by, force)
+        closed = _decide(session, workspace, decision, by, about, force)
     point_to_serving(workspace)
     return closed
 
 
 def go_on(
-    workspace: Workspace, *, decision: Decision, by: str, comparisons: int | None = None, force: bool = False
+    workspace: Workspace,
+    *,
+    decision: Decision,
+    by: str,
+    about: str | None = None,
+    comparisons: int | None = None,
+    force: bool = False,
 ) -> Round:
     """Decide about the new checkpoint and start the next round, both or neither: the Loop page's one button.
 
     Raises what `decide` and `start_round` raise.
     """
     with writing(workspace.engine) as session:
-        _decide(session, workspace, decision, by, force)
+        _decide(session, workspace, decision, by, about, force)
         opened = start_round_in(session, workspace, by, comparisons)
     point_to_serving(workspace)
     return opened
 
 
-def _decide(session: Session, workspace: Workspace, decision: Decision, by: str, force: bool) -> Round:
+def _decide(
+    session: Session, workspace: Workspace, decision: Decision, by: str, about: str | None, force: bool
+) -> Round:
     current = open_round(session)
     assert current.id is not None
-    gate = None
-    if current.result_checkpoint_id is not None:
-        gate = read_gate(session, workspace, session.get_one(Checkpoint, current.result_checkpoint_id))
-    against = decision == Decision.PROMOTE and gate is not None and not gate.is_open
-    if against and gate is not None and not force and current.status == RoundStatus.DECIDING:
+    _, checkpoint = to_decide_about(session=session, round_id=current.id, about=about)
+    gate = read_gate(session, workspace, checkpoint)
+    against = decision == Decision.PROMOTE and not gate.is_open
+    if against and not force:
         raise GateError(closed_words(gate))
     return decide_round(
-        session=session,
-        round_id=current.id,
-        decision=decision,
-        by=by,
-        gate=gate.as_record() if gate else {},
-        forced=against,
+        session=session, round_id=current.id, decision=decision, by=by, gate=gate.as_record(), forced=against
     )
 
 
@@ -73,18 +78,19 @@ def closed_words(gate: Gate) -> str:
     lacking = "; ".join(f"{condition.name}: {condition.found}" for condition in gate.lacking)
     return (
         f"{gate.checkpoint} does not show yet what [gate] in pairloop.toml asks. {lacking}. Nothing was decided. Judge "
-        "more duels, keep its parent, or promote it all the same (--force): the record will say so."
+        "more duels, keep what serves, or promote it all the same (--force): the record will say so."
     )
 
 
-def pick_candidate(workspace: Workspace, *, checkpoint: str, by: str = "") -> Round:
+def pick_candidate(workspace: Workspace, *, checkpoint: str, by: str) -> Round:
     """Let another checkpoint of the round's sweep be the one to decide about; its duels are written where it has none.
 
-    Raises RunError where it is none of the sweep's.
+    Raises RunError where it is none of the sweep's, StateError where nobody is named.
     """
     with writing(workspace.engine) as session:
         require_researcher(session=session, to="pick a checkpoint")
-        current = open_round(session)
+        require_name(by)
+        current = lock_round(session=session, round_id=open_round(session).id or 0)
         if current.status != RoundStatus.DECIDING:
             raise RunError(f"There is nothing to pick from: round {current.number} is {current.status}.")
         there = {entry.name: entry for entry in candidates(session, current)}

@@ -33,7 +33,7 @@ from dpo_core.chat_child import ChatChild
 from dpo_core.errors import CoreError, RunError
 from dpo_core.progress import note_in_log
 from dpo_core.run_plan import free_on_cards
-from dpo_core.serving import point_to_serving
+from dpo_core.serving import LinkKeeper
 from dpo_core.workspace import Workspace, open_workspace
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
@@ -60,7 +60,8 @@ def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> 
     A run that `stop` interrupts goes back to the queue. Trouble with the database is logged and waited out.
     Returns the numbers of the runs it had in hand, whatever became of them.
     """
-    point_to_serving(workspace)  # a decision may have been cut off before it came to that
+    keeper = LinkKeeper()
+    keeper.look(workspace)  # a decision may have been cut off before it came to that
     presence = _Presence(workspace)
     had: list[int] = []
     pilot = Pilot()
@@ -68,6 +69,7 @@ def work(workspace: Workspace, *, stop: threading.Event, once: bool = False) -> 
     chats = None if once else ChatChild(workspace, run_environment(max(1, thread_count(workspace) // 2)))
     try:
         while not stop.is_set():
+            keeper.look(workspace)
             found = _next(workspace, presence, chats, stop, had) or pilot.look(workspace)
             if once and not found:
                 break

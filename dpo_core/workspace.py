@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, select
 
 from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
-from dpo_core.errors import ModelError, WorkspaceError
+from dpo_core.errors import ModelError, SettingsError, WorkspaceError
 from dpo_core.packaged import DEMO_MODEL, packaged
 from store.checkpoints import BASE, add_checkpoint, has_been_used
 from store.database import open_database, reading, writing
@@ -48,6 +48,20 @@ class Workspace:
         fresh = Workspace(self.folder, settings)
         vars(fresh)["engine"] = self.engine
         return fresh
+
+    def read_anew(self) -> Workspace:
+        """This workspace, on the same connections, with what its file says by now.
+
+        Raises SettingsError for a file that cannot be used, or not while pairloop runs: another database or base model.
+        """
+        path = self.folder / FILE_NAME
+        settings = load_settings(path)
+        if (settings.store, settings.model.base) != (self.settings.store, self.settings.model.base):
+            raise SettingsError(
+                f"{path} names another database ([store]) or base model than it did when pairloop was started. If that "
+                "is meant, stop pairloop and start it again; else put it back."
+            )
+        return self.with_settings(settings)
 
     def run_folder(self, run_id: int) -> Path:
         """Where a run keeps its log, its metrics and what it resumes from."""

@@ -10,12 +10,14 @@ from sqlmodel import Field, SQLModel
 
 from store.models import moment
 
+OF_ROUND = sa.text("action <> 'roll_back'")
+
 
 class DecisionRecord(SQLModel, table=True):
     """One decision. `about_id`: the checkpoint it was about; `checkpoint_id`: the one that serves from then on.
 
     `gate`: the conditions of promotion as they stood, with their figures; `{}` where none were asked. `forced`: a
-    person promoted although they were not met.
+    person promoted although they were not met. A round is decided once, to promote or to keep.
     """
 
     __tablename__ = "decision"
@@ -28,4 +30,7 @@ class DecisionRecord(SQLModel, table=True):
     gate: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON, nullable=False)
     forced: bool = False
     created_at: datetime = moment()
-    __table_args__ = (sa.CheckConstraint("action IN ('promote', 'keep', 'roll_back')", name="action_known"),)
+    __table_args__ = (
+        sa.CheckConstraint("action IN ('promote', 'keep', 'roll_back')", name="action_known"),
+        sa.Index("decision_of_round", "round_id", unique=True, sqlite_where=OF_ROUND, postgresql_where=OF_ROUND),
+    )

@@ -7,7 +7,7 @@ import streamlit as st
 from dpo_core.automatic import Act, Plan
 from dpo_core.editing_settings import change_section
 from dpo_core.workspace import Workspace
-from ui.state import act, reload_settings
+from ui.state import act
 
 MEANT = (
     "The worker does by itself what you would press here next: it starts rounds, trains when the comparisons are "
@@ -30,9 +30,5 @@ def automatic_control(workspace: Workspace, plan: Plan) -> None:
 def switch(workspace: Workspace) -> None:
     """Turn it on, or off: the worker hears of it within seconds."""
     turned_on = not workspace.settings.automatic.on
-    act(_set, workspace, turned_on, said=f"Automatic rounds are {'on' if turned_on else 'off'}.")
-
-
-def _set(workspace: Workspace, turned_on: bool) -> None:
-    change_section(workspace, "automatic", {"on": turned_on})
-    reload_settings()
+    said = f"Automatic rounds are {'on' if turned_on else 'off'}."
+    act(change_section, workspace, "automatic", {"on": turned_on}, said=said)

@@ -41,6 +41,11 @@ def ask_name() -> None:
     _name_input("first_name_input", "Your name", value="")
 
 
+def ask_decider() -> None:
+    """Ask who is there, before anything can be decided."""
+    _name_input("decider_name_input", "Your name, to decide: it is recorded with the decision", value="")
+
+
 def _name_input(key: str, label: str, value: str) -> None:
     shown = "" if value == DEFAULT_NAME else value
     st.text_input(label, value=shown, key=key, max_chars=80, placeholder="Name", on_change=change_name, args=(key,))

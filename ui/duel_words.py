@@ -48,10 +48,19 @@ def serving_words(serving: Checkpoint, decisions: Sequence[DecisionRecord]) -> s
     last = next((entry for entry in reversed(decisions) if entry.action != Decision.KEEP), None)
     if last is None:
         return f"{serving.name} serves: nothing was promoted yet."
-    how = {"promote": "promoted", "roll_back": "rolled back to"}[last.action]
-    forced = ", against the gate" if last.forced else ""
-    when = f"{last.created_at:%Y-%m-%d %H:%M} UTC"
-    return f"{serving.name} serves: {how} by {last.by or 'nobody named'} on {when}{forced}."
+    return f"{serving.name} serves: {_let_serve(last)}."
+
+
+def served_words(checkpoint: Checkpoint, decisions: Sequence[DecisionRecord]) -> str:
+    """Since when, and by whose word, a checkpoint served that does not now."""
+    own = [entry for entry in decisions if entry.checkpoint_id == checkpoint.id and entry.action != Decision.KEEP]
+    return _let_serve(own[-1]) if own else "it began with this"
+
+
+def _let_serve(record: DecisionRecord) -> str:
+    how = {"promote": "promoted", "roll_back": "rolled back to"}[record.action]
+    forced = ", against the gate" if record.forced else ""
+    return f"{how} by {record.by or 'nobody named'} on {record.created_at:%Y-%m-%d %H:%M} UTC{forced}"
 
 
 def gate_table(gate: Gate) -> list[tuple[str, str, str]]:

@@ -12,16 +12,18 @@ from dpo_core.deciding import roll_back
 from dpo_core.loop import RoundStory
 from dpo_core.workspace import Workspace
 from store.database import reading
+from store.decision_tables import DecisionRecord
 from store.decisions import list_decisions, served_before, serving_checkpoint
 from store.duels import judged_duels
 from store.intervals import Estimate
+from store.models import Checkpoint
 from store.selected import Gains, read_gains
 from store.snapshots import trained_words
 from store.win_rate import win_rate
 from ui import components as show
 from ui import selection_words as selection
 from ui import story
-from ui.duel_words import STRENGTHS, serving_words, strength_rows
+from ui.duel_words import STRENGTHS, served_words, serving_words, strength_rows
 from ui.state import act, my_name
 
 HEAD = (
@@ -37,6 +39,11 @@ HEAD = (
     "Both bad",
     "Skips",
 )
+SERVED_SHOWN = 3
+ROLLED_BACK = (
+    "What you let serve does so at once, at checkpoints/current; an open round that still compares goes on with it. "
+    "Nothing is deleted."
+)
 
 
 def history(workspace: Workspace, stories: list[RoundStory]) -> None:
@@ -47,15 +54,15 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
     with reading(workspace.engine) as session:
         won = {entry.round.number: _won(session, workspace, entry) for entry in stories}
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)
-        before = [entry.name for entry in served_before(session=session)]
+        before = served_before(session=session)
+        served = {each.round_id: session.get_one(Checkpoint, each.checkpoint_id).name for each in decisions}
         gains = read_gains(session=session)
-    show.table(HEAD, [history_row(entry, won[entry.round.number]) for entry in reversed(stories)])
+    rows = [history_row(entry, won[entry.round.number], served.get(entry.round.id, "")) for entry in reversed(stories)]
+    show.table(HEAD, rows)
     strengths(workspace, sum(entry.comparisons["duels"] for entry in stories))
     what_selecting_gained(gains)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
-        if before:
-            roll_back_control(workspace, before)
         st.download_button(
             "Report",
             data=lambda: _report(workspace),
@@ -65,6 +72,7 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
             icon=":material/summarize:",
             help="What was done and what came of it, as one HTML file.",
         )
+    roll_back_rows(workspace, before, decisions)
 
 
 def _report(workspace: Workspace) -> bytes:
@@ -105,16 +113,33 @@ _standings: Callable[[str, int, Workspace], dict[str, Estimate]] = st.cache_data
 )
 
 
-def roll_back_control(workspace: Workspace, before: list[str]) -> None:
-    """Let a checkpoint that served before serve again."""
-    with st.popover("Roll back", type="tertiary", icon=":material/undo:"):
-        st.caption(
-            "It serves again at once, at checkpoints/current, and an open round that still compares goes on with it. "
-            "Nothing is deleted."
+def roll_back_rows(workspace: Workspace, before: list[Checkpoint], decisions: list[DecisionRecord]) -> None:
+    """What served before, the latest first; one press lets it serve again."""
+    for checkpoint in before[:SERVED_SHOWN]:
+        roll_back_row(workspace, checkpoint, decisions)
+    if before[SERVED_SHOWN:]:
+        with st.expander("What served earlier"):
+            for checkpoint in before[SERVED_SHOWN:]:
+                roll_back_row(workspace, checkpoint, decisions)
+    if before:
+        st.caption(ROLLED_BACK)
+
+
+def roll_back_row(workspace: Workspace, checkpoint: Checkpoint, decisions: list[DecisionRecord]) -> None:
+    """A checkpoint that served before, and the button that rolls back to it."""
+    name = checkpoint.name
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"{name} served before: {served_words(checkpoint, decisions)}.", width="content")
+        st.button(
+            f"Let {name} serve",
+            type="tertiary",
+            icon=":material/undo:",
+            disabled=not my_name(),
+            help=ROLLED_BACK if my_name() else "Say your name first, at the top: it is recorded with the decision.",
+            on_click=act,
+            args=(roll_back, workspace),
+            kwargs={"by": my_name(), "to": name, "said": f"{name} serves now."},
         )
-        name = str(st.selectbox("Checkpoint", before, key="roll_back_to"))
-        given = {"by": my_name(), "to": name, "said": f"{name} serves now."}
-        st.button(f"Let {name} serve", on_click=act, args=(roll_back, workspace), kwargs=given)
 
 
 def _won(session: Session, workspace: Workspace, entry: RoundStory) -> str:
@@ -129,12 +154,12 @@ def _won(session: Session, workspace: Workspace, entry: RoundStory) -> str:
     return f"{story.percent(found.rate)} ({story.percent(found.interval[0])} to {story.percent(found.interval[1])})"
 
 
-def history_row(entry: RoundStory, won: str) -> tuple[object, ...]:
-    """One round as a line of the table."""
+def history_row(entry: RoundStory, won: str, served: str) -> tuple[object, ...]:
+    """One round as a line of the table; `served`: who did from its decision on."""
     said = entry.comparisons
     decided = {
         "promote": f"promoted {entry.result.name if entry.result else ''}",
-        "keep": f"kept {entry.checkpoint.name}",
+        "keep": f"kept {served}",
     }
     return (
         entry.round.number,

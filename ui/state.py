@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import streamlit as st
 
-from dpo_core.errors import CoreError, LoginNeededError, WorkspaceError
+from dpo_core.config import FILE_NAME
+from dpo_core.errors import CoreError, LoginNeededError, SettingsError, WorkspaceError
 from dpo_core.loop import LoopState, read_loop
 from dpo_core.workspace import Workspace, open_workspace
 from store.annotators import get_or_add_annotator
@@ -35,26 +37,72 @@ NAME_PARAMETER = "as"
 HERE = ("localhost", "127.0.0.1", "::1")
 
 
-@cache  # asked several times for each page drawn, by every session: one engine for all of them
-def _workspace_in(folder: str) -> Workspace:
-    workspace = open_workspace(Path(folder))
-    assert workspace.engine is not None  # opens the database now, so that what ails it is said here
-    return workspace
+@dataclass(frozen=True)
+class _Served:
+    """The workspace with the last settings that could be used, by what their file was told, and what ails it since."""
+
+    workspace: Workspace
+    stamp: tuple[int, ...]
+    trouble: str = ""
 
 
-def reload_settings() -> None:
-    """Let every session open the workspace anew, with the settings that are in its file by now."""
-    _workspace_in.cache_clear()
+_served: dict[str, _Served] = {}
+_one_reader = threading.Lock()
+
+
+def _served_in(folder: str) -> _Served:
+    # Asked several times for each page drawn, by every session: one engine for all of them, and the file is read only
+    # where it has changed.
+    stamp = _stamp(Path(folder) / FILE_NAME)
+    with _one_reader:
+        found = _served.get(folder)
+        if found is None:
+            found = _Served(open_workspace(Path(folder)), stamp)
+            assert found.workspace.engine is not None  # opens the database now, so that what ails it is said here
+        elif found.stamp != stamp:
+            found = _read_anew(found, stamp)
+        _served[folder] = found
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells a file that was changed from the one before; `()` while there is none."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return ()
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino
+
+
+def _read_anew(served: _Served, stamp: tuple[int, ...]) -> _Served:
+    try:
+        return _Served(served.workspace.read_anew(), stamp)
+    except SettingsError as error:  # somebody may be in the middle of writing it
+        return _Served(served.workspace, stamp, f"{error}\n\nUntil then the settings from before hold.")
 
 
 def served_workspace() -> Workspace:
-    """The workspace this app serves, as its owner has it. Raises WorkspaceError, SettingsError, DatabaseError."""
+    """The workspace this app serves, as its owner has it, with the settings that its file has by now.
+
+    Raises WorkspaceError, and SettingsError and DatabaseError where it could never be opened.
+    """
+    return _served_now().workspace
+
+
+def show_settings_trouble() -> None:
+    """Say why what pairloop.toml says by now does not hold, where it does not."""
+    trouble = _served_now().trouble
+    if trouble:
+        st.warning(message_markdown(trouble), icon=":material/warning:")
+
+
+def _served_now() -> _Served:
     folder = os.environ.get(WORKSPACE_VARIABLE, "")
     if not folder:
         raise WorkspaceError(
             "This app was started without a workspace. Start it with `pairloop up` in one, or with `pairloop demo`."
         )
-    return _workspace_in(folder)
+    return _served_in(folder)
 
 
 _loops_seen: dict[Path, tuple[float, LoopState, list[Worker]]] = {}
@@ -119,11 +167,14 @@ def veiled(pair_id: int) -> str:
 
 
 def act(function: Callable[..., Any], *args: Any, said: str = "", **kwargs: Any) -> None:
-    """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn."""
+    """Call a store or loop function from a widget's callback; what goes wrong is said on the next page drawn.
+
+    A workspace among `args` is taken as it is by now: the page may be older than its settings.
+    """
     try:
         visitor(anew=True)  # a login may have ended since the page was drawn
         st.session_state["visitor_asked"] = True  # the page that is drawn next need not ask once more
-        function(*args, **kwargs)
+        function(*(current_workspace() if isinstance(each, Workspace) else each for each in args), **kwargs)
     except (StoreError, CoreError) as error:
         st.session_state["problem"] = str(error)
     else:

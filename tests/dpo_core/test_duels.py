@@ -278,6 +278,7 @@ def test_a_link_that_a_cut_off_decision_left_wrong_is_set_again_by_the_worker(tr
     current.unlink()
     current.symlink_to("nowhere")
     work(trained, stop=stopped())
+    assert sorted(path.name for path in current.parent.glob(".*")) == [".current.lock"]
     assert current.resolve().name == "round-1"
 
 

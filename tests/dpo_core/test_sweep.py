@@ -135,13 +135,13 @@ def test_one_of_the_checkpoints_goes_on_and_another_may_be_picked(make_workspace
     assert story.result is not None and story.result.id == finished.checkpoint_id
     other = next(name for name in names if name != story.result.name)
     with pytest.raises(RunError, match=r"to: round-1-beta-0.05, round-1-beta-1.0"):
-        pick_candidate(workspace, checkpoint="base")
-    pick_candidate(workspace, checkpoint=other)
+        pick_candidate(workspace, checkpoint="base", by="test")
+    pick_candidate(workspace, checkpoint=other, by="test")
     decide(workspace, decision=Decision.PROMOTE, by="test")
     with reading(workspace.engine) as session:
         assert serving_checkpoint(session=session).name == other
     with pytest.raises(RunError, match="No round is open"):
-        pick_candidate(workspace, checkpoint=names[0])
+        pick_candidate(workspace, checkpoint=names[0], by="test")
 
 
 class CutError(BaseException):

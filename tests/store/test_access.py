@@ -373,7 +373,7 @@ def test_a_workspace_in_an_annotators_hands_picks_no_checkpoint(tmp_path: Path) 
     workspace = seeding.new_workspace(tmp_path / "workspace")
     theirs = workspace.acting_as(join(workspace.engine))
     with pytest.raises(NotAllowedError, match="pick a checkpoint"):
-        pick_candidate(theirs, checkpoint="round-1")
+        pick_candidate(theirs, checkpoint="round-1", by="Mallory")
 
 
 def test_a_workspace_in_a_researchers_hands_goes_round_the_loop(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sqlmodel import SQLModel, col, select
 from store import access_tables, database  # noqa: F401  the first for its tables
 from store.annotators import get_or_add_annotator, list_annotators
 from store.database import backup_database, open_database, reading, writing
+from store.decisions import list_decisions
 from store.errors import DatabaseError, NewerWorkspaceError
 from store.models import Annotator, Comparison, Pair
 
@@ -350,3 +351,32 @@ def test_what_a_sample_run_wrote_is_found_by_an_index(engine: sa.Engine) -> None
     with reading(engine) as session:
         found = session.execute(sa.text("EXPLAIN QUERY PLAN SELECT prompt_id FROM completion WHERE run_id = 1")).all()
     assert ["ix_completion_run_id" in row.detail for row in found] == [True]
+
+
+def test_of_two_decisions_about_one_round_the_later_is_the_rounds(tmp_path: Path) -> None:
+    """As PostgreSQL took them while nothing spoke against it: both stay, and the one that counted is the round's."""
+    path = tmp_path / "pairloop.db"
+    old = database._engine(f"sqlite:///{path}")
+    with old.begin() as connection:
+        config = database._alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0010")
+        for statement in TWO_DECISIONS:
+            connection.exec_driver_sql(statement)
+    old.dispose()
+    with reading(open_database(f"sqlite:///{path}")) as session:
+        told = [(entry.action, entry.round_id, entry.by) for entry in list_decisions(session=session)]
+    assert told == [("promote", None, "Ada"), ("keep", 1, "Bo"), ("roll_back", None, "Bo")]
+
+
+TWO_DECISIONS = (
+    "INSERT INTO checkpoint (id, name, path, kind, settings, metrics, code_version, created_at) "
+    f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')",
+    "INSERT INTO round (id, number, status, checkpoint_id, target, duels, created_at) "
+    f"VALUES (1, 1, 'done', 1, 4, 0, '{WHEN}')",
+    *(
+        "INSERT INTO decision (action, round_id, about_id, checkpoint_id, by, gate, forced, created_at) "
+        f"VALUES ('{action}', {number}, 1, 1, '{by}', '{{}}', 0, '{WHEN}')"
+        for action, number, by in (("promote", "1", "Ada"), ("keep", "1", "Bo"), ("roll_back", "NULL", "Bo"))
+    ),
+)

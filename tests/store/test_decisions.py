@@ -7,7 +7,15 @@ import sqlalchemy as sa
 
 from store.checkpoints import add_checkpoint, get_checkpoint
 from store.database import reading, writing
-from store.decisions import decide_round, list_decisions, roll_back_to, served_before, serving_checkpoint
+from store.decision_tables import DecisionRecord
+from store.decisions import (
+    decide_round,
+    list_decisions,
+    roll_back_to,
+    served_before,
+    serving_checkpoint,
+    to_decide_about,
+)
 from store.errors import StateError
 from store.models import Decision, Round, RoundStatus
 from store.rounds import add_round
@@ -78,3 +86,54 @@ def test_an_open_round_goes_on_with_what_serves(engine: sa.Engine, status: Round
     with reading(engine) as session:
         writer = session.get_one(Round, opened.id).checkpoint_id
         assert writer == get_checkpoint(session=session, name=goes_on_with).id
+
+
+def deciding(engine: sa.Engine) -> int:
+    """A round with a checkpoint to decide about, after one that was promoted."""
+    go_round(engine, Decision.PROMOTE)
+    with writing(engine) as session:
+        opened = add_round(session=session, checkpoint_id=2, target=4)
+        made = add_checkpoint(session=session, name="round-2", path="x", parent_id=2)
+        opened.result_checkpoint_id, opened.status = made.id, RoundStatus.DECIDING
+        session.add(opened)
+        return opened.id or 0
+
+
+def test_a_round_that_changed_since_it_was_read_is_not_decided_as_it_was(engine: sa.Engine) -> None:
+    """As on PostgreSQL, where whoever waits for the round's lock had read it before somebody else decided."""
+    number = deciding(engine)
+    with pytest.raises(StateError, match="it is done"), writing(engine) as session:
+        assert session.get_one(Round, number).status == RoundStatus.DECIDING
+        session.connection().exec_driver_sql("UPDATE round SET status = 'done' WHERE number = 2")
+        decide_round(session=session, round_id=number, decision=Decision.KEEP, by="Bo")
+    with reading(engine) as session:
+        assert len(list_decisions(session=session)) == 1
+
+
+def test_a_decision_is_about_the_checkpoint_that_was_shown(engine: sa.Engine) -> None:
+    number = deciding(engine)
+    with writing(engine) as session:
+        with pytest.raises(StateError, match=r"You were shown round-1, but round 2 is about round-2 by now.*Nothing"):
+            to_decide_about(session=session, round_id=number, about="round-1")
+        assert to_decide_about(session=session, round_id=number, about="round-2")[1].name == "round-2"
+        assert to_decide_about(session=session, round_id=number)[1].name == "round-2"
+
+
+def test_the_database_takes_one_decision_for_a_round(engine: sa.Engine) -> None:
+    go_round(engine, Decision.PROMOTE)
+    for action in (Decision.KEEP, Decision.PROMOTE):
+        with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
+            session.add(DecisionRecord(action=action, round_id=1, about_id=2, checkpoint_id=1, by="Bo"))
+    for name in ("base", "round-1", "base"):
+        back_to(engine, name)
+    assert serving(engine) == "base", "to roll back is of no round, and can be done again and again"
+
+
+@pytest.mark.parametrize("by", ["", "  "])
+def test_nobody_in_particular_decides_nothing(engine: sa.Engine, by: str) -> None:
+    number = deciding(engine)
+    with pytest.raises(StateError, match="Say your name first"), writing(engine) as session:
+        decide_round(session=session, round_id=number, decision=Decision.KEEP, by=by)
+    with pytest.raises(StateError, match="Say your name first"), writing(engine) as session:
+        roll_back_to(session=session, checkpoint=get_checkpoint(session=session, name="base"), by=by)
+    assert serving(engine) == "round-1"

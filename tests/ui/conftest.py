@@ -40,7 +40,7 @@ def open_app(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> OpenApp:
 
 
 def _open_app(page: str = "label", name: str = "") -> AppTest:
-    ui.state.reload_settings()
+    ui.state._served.clear()  # and with them the connections of tests that are over
     app = AppTest.from_file(str(APP), default_timeout=60)
     if name:
         app.query_params["as"] = name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from dpo_core.workspace import Workspace, open_workspace
 from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.decisions import list_decisions, serving_checkpoint
 from store.importing import import_preferences
 from store.models import Checkpoint, Pair, RunStatus
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
-from tests.ui.conftest import OpenApp, button, labels, words
-from ui.pages.loop import can_train
+from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
+from ui.pages.loop import can_train, read, what_can_be_done
 from ui.rounds_table import HEAD
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
@@ -304,6 +306,66 @@ def test_what_is_promoted_against_the_gate_is_said_and_rolled_back(gated: Worksp
     assert "Round 2: base is writing pairs" in words(app), "the open round goes on with it"
 
 
+def test_the_gate_is_what_the_file_asks_when_the_button_is_pressed(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    assert primary(app) == ["Promote round-1 and start round 2"], "as drawn before the file was edited"
+    change_section(compared, "gate", {"win_rate": "better"})
+    seeding.duel(compared, won=0, lost=3)
+    button(app, "Promote round-1 and start round 2").click().run()
+    assert "round-1 does not show yet what" in words(app) and "Nothing was decided" in words(app)
+    button(app, "Promote round-1 and start round 2 all the same").click().run()
+    with reading(compared.engine) as session:
+        [record] = list_decisions(session=session)
+    assert (record.action, record.forced) == ("promote", True)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        (lambda text: text + "[gate\n", "not valid TOML"),
+        (lambda text: text.replace("[gate]", "[gaet]"), "did you mean 'gate'"),
+        (lambda text: "", "names another database"),  # an editor has emptied it and not written yet
+        (lambda text: text.replace('[store]\nurl = ""', '[store]\nurl = "sqlite:///b.db"'), "names another database"),
+    ],
+)
+def test_a_file_that_cannot_be_used_leaves_the_settings_as_they_were(
+    compared: Workspace, open_app: OpenApp, spoilt: Callable[[str], str], told: str
+) -> None:
+    app = open_app("loop")
+    path = compared.folder / FILE_NAME
+    good = path.read_text()
+    path.write_text(spoilt(good))
+    app.run()
+    assert not app.exception
+    assert told in words(app) and "Until then the settings from before hold." in words(app)
+    assert "the round asked for 4" in words(app) and primary(app) == ["Train"]
+    path.write_text(good)
+    change_section(compared, "automatic", {"on": True})
+    app.run()
+    assert "the settings from before hold" not in words(app) and app.toggle[0].value, "mended, it holds"
+
+
+def test_the_button_to_keep_names_what_will_serve(compared: Workspace, open_app: OpenApp) -> None:
+    """round-1 wrote round 2, but was rolled back from while round-2 was to be decided about: base is kept."""
+    seeding.train(compared, steps=4, of=4)
+    seeding.promote(compared)
+    seeding.open_round(compared, seeding.plain_exchanges(24)[12:])
+    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    before = read(compared)
+    assert "Keep round-1 and start round 3" in labels(app)
+    assert "base served before: it began with this." in words(app) and "Nothing is deleted." in words(app)
+    button(app, "Let base serve").click().run()
+    assert what_can_be_done(before) != what_can_be_done(read(compared)), "other pages are drawn anew"
+    assert "round-1 served before: promoted by lea on" in words(app)
+    button(app, "Keep base and start round 3").click().run()
+    with reading(compared.engine) as session:
+        assert serving_checkpoint(session=session).name == "base"
+    assert "<td>kept base</td>" in words(app) and "kept round-1" not in words(app)
+
+
 def test_automatic_rounds_say_what_comes_next_and_can_be_switched_off(compared: Workspace, open_app: OpenApp) -> None:
     app = open_app("loop")
     [switch] = app.toggle
@@ -388,3 +450,40 @@ def test_the_label_page_says_so_too(compared: Workspace, open_app: OpenApp) -> N
     seeding.train(compared, steps=1, of=4, finish=False)
     page = words(open_app())
     assert "Round 1 is training already. What is compared now is kept and exported, but no training uses it" in page
+
+
+def test_a_page_left_open_decides_nothing_about_the_next_round(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    left_open = open_app("loop")
+    seeding.promote(compared)
+    seeding.open_round(compared, seeding.plain_exchanges(24)[12:])
+    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
+    seeding.train(compared, steps=4, of=4)
+    button(left_open, "Promote round-1 and start round 2").click().run()
+    assert "You were shown round-1, but round 2 is about round-2 by now" in words(left_open)
+    with reading(compared.engine) as session:
+        assert serving_checkpoint(session=session).name == "round-1"
+    assert step(compared) == Step.DECIDE
+
+
+def test_a_link_that_leads_elsewhere_is_said_with_what_to_do(
+    compared: Workspace, open_app: OpenApp, pairloop: Pairloop
+) -> None:
+    seeding.train(compared, steps=4, of=4)
+    assert "pairloop's link" not in words(open_app("loop")) + pairloop("status")[1]
+    (compared.folder / "checkpoints" / "current").mkdir()
+    for told in (words(open_app("loop")), pairloop("status")[1]):
+        assert "current is not pairloop's link, so it does not lead to base, which serves. Move it elsewhere." in told
+
+
+def test_whoever_decides_says_their_name(compared: Workspace, open_app: OpenApp) -> None:
+    seeding.train(compared, steps=4, of=4)
+    app = open_app("loop")
+    app.session_state["name"] = ""  # a visitor from another machine, where nobody logs in
+    app.run()
+    assert not [label for label in labels(app) if label.startswith(("Promote", "Keep"))]
+    app.text_input(key="decider_name_input").set_value("Lea").run()
+    button(app, "Keep only").click().run()
+    with reading(compared.engine) as session:
+        [record] = list_decisions(session=session)
+    assert (record.action, record.by) == ("keep", "Lea")

@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 
+from dpo_core.deciding import pick_candidate
 from dpo_core.loop import read_loop, round_stories, start_training
 from dpo_core.progress import RunProgress
 from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.decisions import list_decisions, serving_checkpoint
+from store.errors import StateError
 from store.models import Round, RoundStatus, Run
 from store.runs import claim_run, finish_run
 from tests.browser import seeding
-from tests.ui.conftest import OpenApp, words
+from tests.ui.conftest import OpenApp, button, words
 from ui.cli import YOURS, run
+from ui.pages.loop import read, what_can_be_done
 
 ACCURACIES = {0.1: 0.55, 0.3: 0.7}
 
@@ -115,3 +119,43 @@ def test_a_sweep_that_cannot_be_is_refused_before_anything_starts(
     assert "did you mean 'beta'" in capsys.readouterr().err
     with reading(workspace.engine) as session:
         assert read_loop(session=session).step == "train", "nothing was queued"
+
+
+def test_nothing_is_decided_where_somebody_has_picked_another_since(
+    swept: Run, workspace: Workspace, open_app: OpenApp
+) -> None:
+    app = open_app("loop")
+    assert app.selectbox(key="picked").value == "round-1-beta-0.3"
+    pick_candidate(workspace, checkpoint="round-1-beta-0.1", by="Bo")
+    button(app, "Promote round-1-beta-0.3 and start round 2").click().run()
+    assert "You were shown round-1-beta-0.3, but round 1 is about round-1-beta-0.1 by now" in words(app)
+    with reading(workspace.engine) as session:
+        assert (read_loop(session=session).step, list_decisions(session=session)) == ("decide", [])
+    assert app.selectbox(key="picked").value == "round-1-beta-0.1", "the page is about the other by now"
+    button(app, "Promote round-1-beta-0.1 and start round 2").click().run()
+    with reading(workspace.engine) as session:
+        assert serving_checkpoint(session=session).name == "round-1-beta-0.1"
+
+
+def test_the_page_is_drawn_anew_where_another_is_picked(swept: Run, workspace: Workspace) -> None:
+    before = read(workspace)
+    assert what_can_be_done(before) == what_can_be_done(read(workspace))
+    pick_candidate(workspace, checkpoint="round-1-beta-0.1", by="Bo")
+    assert what_can_be_done(before) != what_can_be_done(read(workspace))
+
+
+def test_the_command_line_decides_about_the_one_that_it_picked(
+    swept: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody picks another between the two."""
+
+    def and_then_another(*given: Any, checkpoint: str, by: str) -> None:
+        pick_candidate(*given, checkpoint=checkpoint, by=by)
+        pick_candidate(*given, checkpoint="round-1-beta-0.3", by="Bo")
+
+    monkeypatch.setattr("ui.commands.rounds.pick_candidate", and_then_another)
+    monkeypatch.chdir(workspace.folder)
+    assert run(["rounds", "--pick", "round-1-beta-0.1", "--promote", "--force"]) == YOURS
+    assert "Nothing was decided" in capsys.readouterr().err
+    with pytest.raises(StateError, match="Say your name first"):
+        pick_candidate(workspace, checkpoint="round-1-beta-0.1", by="")

@@ -24,7 +24,7 @@ COLUMNS = ("round", "status", "written by", "comparisons", "made", "held-out acc
 
 def rounds(
     promote: Annotated[bool, typer.Option("--promote", help="The new checkpoint writes the next round.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Its parent writes the next round.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="What serves now writes the next round.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Promote though the gate is closed; the record says so.")
     ] = False,
@@ -61,7 +61,8 @@ def rounds(
     elif back:
         roll_back(opened, by=this_person(), to=back)
     elif promote or keep:
-        decide(opened, decision=Decision.PROMOTE if promote else Decision.KEEP, by=this_person(), force=force)
+        decision = Decision.PROMOTE if promote else Decision.KEEP
+        decide(opened, decision=decision, by=this_person(), about=pick, force=force)
     with reading(opened.engine) as session:
         stories = round_stories(session=session)
         serving, decisions = serving_checkpoint(session=session), list_decisions(session=session)

@@ -13,6 +13,7 @@ from dpo_core.base_model import BaseReport, check_base
 from dpo_core.config import ModelSettings, Settings, TrainingSettings
 from dpo_core.guidelines import write_guidelines
 from dpo_core.loop import LoopState, Step, read_loop
+from dpo_core.serving import misled
 from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
 from store.models import Round
@@ -114,14 +115,17 @@ def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
         state = read_loop(session=session)
         workers = live_workers(session=session)
         runs = list_runs(session=session)[:5]
+        link = misled(session, opened)
     text, command = next_step(state, somebody_works=bool(workers))
     if as_json:
         facts = {"workspace": opened.folder, "state": state, "next": {"text": text, "command": command}}
-        print_json(facts | {"workers": workers, "runs": runs})
+        print_json(facts | {"workers": workers, "runs": runs, "link_trouble": link or None})
         return
     print_facts({"Workspace": opened.folder} | _standing(state) | {"Workers": _workers(workers)})
     if runs:
         print_table(("run", "kind", "status", "how far", "asked by", "since"), [run_row(run) for run in runs])
+    if link:
+        say(f"\n{link}")
     say(f"\nNext: {text}\n      {command}")
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
 from dpo_core.automatic import duels_to_write, plan_next
+from dpo_core.config import Settings
 from dpo_core.deciding import decide, go_on, pick_candidate
 from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
@@ -31,9 +32,11 @@ from dpo_core.loop import (
 from dpo_core.memory_plan import MemoryPlan
 from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
+from dpo_core.serving import misled
 from dpo_core.workspace import Workspace
 from store.database import reading
-from store.models import Decision, Run, RunStatus, Worker
+from store.decisions import serving_checkpoint
+from store.models import Checkpoint, Decision, Run, RunStatus, Worker
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
@@ -44,7 +47,7 @@ from ui.judgement import judgement
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.rounds_table import history
-from ui.state import act, errors_in_words, my_name, research_workspace, show_messages
+from ui.state import act, errors_in_words, my_name, research_workspace, show_messages, show_settings_trouble
 
 MORE_PAIRS = 10
 PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many imports that takes a moment
@@ -52,12 +55,19 @@ PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many
 
 @dataclass(frozen=True)
 class Seen:
-    """All that this page shows, as it was at one moment. `gate`: of the checkpoint to decide about, if there is one."""
+    """All that this page shows, as it was at one moment. `gate`: of the checkpoint to decide about, if there is one.
+
+    `serving`: who serves, and goes on where the new checkpoint is kept back; `link_trouble`: what is wrong with the
+    link that leads to it.
+    """
 
     state: LoopState
     workers: list[Worker]
     stories: list[RoundStory]
     gate: Gate | None
+    serving: Checkpoint
+    link_trouble: str
+    settings: Settings
 
 
 def main() -> None:
@@ -74,6 +84,8 @@ def main() -> None:
         with st.container(horizontal=True, key="actions"):
             actions(workspace, drawn)
     automatic_control(workspace, plan_next(drawn.state, drawn.gate, workspace.settings.automatic))
+    if drawn.link_trouble:
+        st.warning(message_markdown(drawn.link_trouble), icon=":material/link_off:")
     history(workspace, drawn.stories)
 
 
@@ -85,6 +97,9 @@ def read(workspace: Workspace) -> Seen:
             workers=live_workers(session=session),
             stories=round_stories(session=session),
             gate=gate_to_pass(session, workspace),
+            serving=serving_checkpoint(session=session),
+            link_trouble=misled(session, workspace),
+            settings=workspace.settings,
         )
 
 
@@ -96,18 +111,29 @@ def follow(drawn: Seen) -> None:
         with errors_in_words():
             workspace = research_workspace()
             seen = fresh.pop() if fresh else read(workspace)
-            if what_can_be_done(seen.state) != what_can_be_done(drawn.state):
+            if what_can_be_done(seen) != what_can_be_done(drawn):
                 st.rerun()
             now(workspace, seen)
 
     st.fragment(live, run_every=refresh_seconds(drawn.state))()
 
 
-def what_can_be_done(state: LoopState) -> tuple[object, ...]:
-    """All of a round that the buttons and the table of rounds depend on."""
+def what_can_be_done(seen: Seen) -> tuple[object, ...]:
+    """All that the buttons and the table of rounds depend on."""
+    state, gate = seen.state, seen.gate
     number = state.round.number if state.round else 0
     stands = number, state.step, story.paused(state), state.open_run is None
-    return *stands, state.comparisons, state.pairs, state.imported
+    about = (gate.checkpoint, gate.suggestion) if gate is not None else None
+    return (
+        *stands,
+        state.comparisons,
+        state.pairs,
+        state.imported,
+        about,
+        seen.serving.name,
+        seen.link_trouble,
+        seen.settings,
+    )
 
 
 def refresh_seconds(state: LoopState) -> float | None:
@@ -119,6 +145,7 @@ def refresh_seconds(state: LoopState) -> float | None:
 
 def now(workspace: Workspace, seen: Seen) -> None:
     """The open round, and how far it is."""
+    show_settings_trouble()
     state = seen.state
     words = story.headline(state)
     if story.stage_of(state) >= 0:
@@ -222,7 +249,7 @@ def train_button(
 def try_training(workspace: Workspace, *, number: int, early: bool, force: bool = False) -> None:
     """Start training, and remember the round in which memory spoke against it."""
 
-    def start() -> None:
+    def start(workspace: Workspace) -> None:
         try:
             start_training(workspace, by=my_name(), early=early, force=force)
         except MemoryRefusedError:
@@ -230,14 +257,14 @@ def try_training(workspace: Workspace, *, number: int, early: bool, force: bool 
             raise
 
     st.session_state.pop("refused", None)
-    act(start)
+    act(start, workspace)
 
 
 def actions(workspace: Workspace, seen: Seen) -> None:
     """The next step as the one obvious button; the alternatives beside it."""
     state = seen.state
     if seen.gate is not None:
-        decide_actions(workspace, state, seen.stories[-1], seen.gate)
+        decide_actions(workspace, seen, seen.gate)
         return
     drawn = {
         Step.IMPORT_PROMPTS: import_actions,
@@ -252,10 +279,12 @@ def actions(workspace: Workspace, seen: Seen) -> None:
         drawn[state.step](workspace, state)
 
 
-def button(label: str, function: Any, *args: Any, primary: bool = False, said: str = "", **kwargs: Any) -> None:
+def button(
+    label: str, function: Any, *args: Any, primary: bool = False, said: str = "", key: str | None = None, **kwargs: Any
+) -> None:
     """A button that calls one loop function."""
     kind = "primary" if primary else "secondary"
-    st.button(label, type=kind, on_click=act, args=(function, *args), kwargs={"said": said, **kwargs})
+    st.button(label, key=key, type=kind, on_click=act, args=(function, *args), kwargs={"said": said, **kwargs})
 
 
 def go(label: str, page: str, *, primary: bool = False) -> None:
@@ -321,23 +350,33 @@ def train_actions(workspace: Workspace, state: LoopState) -> None:
         more_pairs(workspace)
 
 
-def decide_actions(workspace: Workspace, state: LoopState, entry: RoundStory, gate: Gate) -> None:
-    """What the gate speaks for as the one obvious button: compare on, promote, or keep the parent."""
-    assert state.round is not None
-    picker(workspace, entry)
+def decide_actions(workspace: Workspace, seen: Seen, gate: Gate) -> None:
+    """What the gate speaks for as the one obvious button: compare on, promote, or keep what serves."""
+    assert seen.state.round is not None
+    if gate.suggestion is None:
+        find_out(workspace, seen.state, gate)
+    if not my_name():
+        show.ask_decider()
+        return
+    picker(workspace, seen.stories[-1])
+    following = f"and start round {seen.state.round.number + 1}"
     labels = {
-        Decision.PROMOTE: f"Promote {gate.checkpoint} and start round {state.round.number + 1}",
-        Decision.KEEP: f"Keep {state.checkpoint.name} and start round {state.round.number + 1}",
+        Decision.PROMOTE: f"Promote {gate.checkpoint} {following}",
+        Decision.KEEP: f"Keep {seen.serving.name} {following}",
     }
-    suggested = gate.suggestion
-    if suggested is None:
-        find_out(workspace, state, gate)
     offered = [Decision.PROMOTE, Decision.KEEP] if gate.is_open else [Decision.KEEP]
-    for decision in sorted(offered, key=lambda entry: entry != suggested):
-        primary = decision == suggested
-        button(labels[decision], go_on, workspace, decision=decision, by=my_name(), primary=primary)
+    for decision in sorted(offered, key=lambda entry: entry != gate.suggestion):
+        decision_button(labels[decision], go_on, workspace, gate, decision, primary=decision == gate.suggestion)
     with st.popover("More decisions", type="tertiary"):
         more_decisions(workspace, gate, labels[Decision.PROMOTE])
+
+
+def decision_button(
+    label: str, function: Any, workspace: Workspace, gate: Gate, decision: Decision, **given: Any
+) -> None:
+    """A button that decides about the checkpoint shown, and no other: its name is in the call and in the widget's."""
+    key = f"{label}: {gate.checkpoint}"
+    button(label, function, workspace, decision=decision, about=gate.checkpoint, by=my_name(), key=key, **given)
 
 
 def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
@@ -357,12 +396,12 @@ def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
 def more_decisions(workspace: Workspace, gate: Gate, label: str) -> None:
     """To decide and stop there; and to promote what the gate does not let through, which goes on record."""
     if gate.is_open:
-        button("Promote only", decide, workspace, decision=Decision.PROMOTE, by=my_name())
-    button("Keep only", decide, workspace, decision=Decision.KEEP, by=my_name())
+        decision_button("Promote only", decide, workspace, gate, Decision.PROMOTE)
+    decision_button("Keep only", decide, workspace, gate, Decision.KEEP)
     st.caption("The next round is not started.")
     if not gate.is_open:
         st.caption("The gate is closed. What you promote all the same is recorded with your name and what was missing.")
-        button(f"{label} all the same", go_on, workspace, decision=Decision.PROMOTE, by=my_name(), force=True)
+        decision_button(f"{label} all the same", go_on, workspace, gate, Decision.PROMOTE, force=True)
 
 
 def picker(workspace: Workspace, entry: RoundStory) -> None:
@@ -371,11 +410,10 @@ def picker(workspace: Workspace, entry: RoundStory) -> None:
     if len(entry.candidates) < 2:
         return
     spans = {item.name: story.accuracy_span(item.metrics.get("eval", {})) for item in entry.candidates}
-    names = list(spans)
+    st.session_state["picked"] = entry.result.name  # somebody else may have picked, or this pick been refused
     st.selectbox(
         "Checkpoint of the sweep",
-        names,
-        index=names.index(entry.result.name),
+        list(spans),
         format_func=lambda name: f"{name}: held-out accuracy {spans[name]}",
         key="picked",
         on_change=pick,

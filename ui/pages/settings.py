@@ -8,9 +8,8 @@ import streamlit as st
 
 from dpo_core.config import FILE_NAME, LabelSettings
 from dpo_core.editing_settings import change_section
-from dpo_core.workspace import Workspace
 from ui import components as show
-from ui.state import act, reload_settings, research_workspace, show_messages
+from ui.state import act, research_workspace, show_messages, show_settings_trouble
 
 SUGGESTED = {
     "criteria": ["helpful", "harmless", "honest", "correct", "tone"],
@@ -25,6 +24,7 @@ def main() -> None:
     workspace = research_workspace()
     show.page_head("Settings")
     show_messages()
+    show_settings_trouble()
     asked = workspace.settings.label
     with st.form("label"):
         st.subheader("What annotators are asked", anchor=False)
@@ -38,7 +38,7 @@ def main() -> None:
         pressed = st.form_submit_button("Save", type="primary")
     st.caption(f"These are the [label] section of {workspace.folder / FILE_NAME}; all other settings are there too.")
     if pressed:
-        act(save, workspace, values, said="Saved. It holds from everybody's next pair on.")
+        act(change_section, workspace, "label", values, said="Saved. It holds from everybody's next pair on.")
         st.rerun()
 
 
@@ -74,12 +74,6 @@ def names(label: str, key: str, current: list[str]) -> list[str]:
     """A list of short names, from those suggested or typed in."""
     options = list(dict.fromkeys([*current, *SUGGESTED[key]]))
     return list(st.multiselect(label, options, default=current, accept_new_options=True, max_selections=9))
-
-
-def save(workspace: Workspace, values: dict[str, Any]) -> None:
-    """Write the section, and let every session read it. Raises SettingsError, NotAllowedError."""
-    change_section(workspace, "label", values)
-    reload_settings()
 
 
 if __name__ == "__main__":
