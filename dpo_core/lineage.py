@@ -18,13 +18,14 @@ from dpo_core.config import ModelSettings, TrainingSettings
 from dpo_core.duels import Match, read_matches
 from dpo_core.gate import match_words
 from dpo_core.workspace import Workspace, resolve_model
-from store.ancestry import Ancestry, Makeup, Teaching, makeup, read_ancestry, touched_by, who_taught
+from store.ancestry import Ancestry, read_ancestry
 from store.annotators import list_annotators
 from store.checkpoints import base_checkpoint, full_weights_below, get_checkpoint
 from store.database import reading
 from store.errors import SnapshotError
 from store.held_out import HeldOut, judging_run, read_held_out
 from store.models import Role
+from store.teaching import Makeup, Teaching, makeup, touches, who_taught
 from store.win_rate import DuelVerdict
 from store.wording import counted
 
@@ -98,7 +99,7 @@ def base_of(path: str, folder: Path) -> Base:
 def _teaching(session: Session, workspace: Workspace, found: Ancestry) -> Teaching | None:
     if found.snapshot is None:
         return None
-    return who_taught(session=session, snapshot=found.snapshot, folder=workspace.folder)
+    return who_taught(session=session, snapshot=found.snapshot, folder=workspace.folder, at=found.cut_at)
 
 
 def _makeup(session: Session, workspace: Workspace, found: Ancestry) -> Makeup | None:
@@ -112,8 +113,8 @@ def _makeup(session: Session, workspace: Workspace, found: Ancestry) -> Makeup |
 
 def _retracted(session: Session, folder: Path, name: str) -> dict[str, int]:
     gone = [who.name for who in list_annotators(session=session) if who.retracted_at is not None]
-    touches = {who: touched_by(session=session, folder=folder, name=who) for who in gone}
-    return {who: each.comparisons for who, found in touches.items() for each in found if each.checkpoint == name}
+    touched = touches(session=session, folder=folder, names=gone)
+    return {who: each.comparisons for who, found in touched.items() for each in found if each.checkpoint == name}
 
 
 @dataclass(frozen=True)

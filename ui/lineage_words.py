@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 
 from dpo_core.gate import match_words
 from dpo_core.lineage import CheckpointRecord, changed_settings
-from store.ancestry import Ancestry, Contribution, Touch
+from store.ancestry import Ancestry
 from store.preferences import drop_in_words
 from store.snapshots import trained_words
+from store.teaching import Contribution, Touch
 from store.wording import counted
 from ui.judged_words import beside_rows
 from ui.story import accuracy_line, percent, warnings

@@ -11,10 +11,10 @@ from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
-from store.ancestry import Touch, touched_by
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Checkpoint
+from store.teaching import Touch, touched_by
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
 from ui.cli import YOURS

@@ -11,8 +11,9 @@ import typer
 from dpo_core.lineage import CheckpointRecord, limits, read_record
 from dpo_core.model_card import export_checkpoint, model_card
 from dpo_core.workspace import Workspace, open_workspace
-from store.ancestry import read_ancestry, touched_by
+from store.ancestry import read_ancestry
 from store.database import reading
+from store.teaching import touched_by
 from store.wording import counted
 from ui import lineage_words as words
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one

@@ -11,7 +11,6 @@ from sqlmodel import Session
 
 from dpo_core.team import app_url, has_provider, invite_link
 from dpo_core.workspace import Workspace, open_workspace
-from store.ancestry import touched_by
 from store.annotators import (
     deactivate_annotator,
     list_annotators,
@@ -23,6 +22,7 @@ from store.database import reading, writing
 from store.invites import add_invite, admit_email
 from store.logins import last_seen
 from store.models import Annotator, Role
+from store.teaching import touched_by
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import print_json, print_table, remark, say
 from ui.lineage_words import touched_words

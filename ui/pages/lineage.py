@@ -9,9 +9,10 @@ import streamlit as st
 from dpo_core.lineage import CheckpointRecord, limits, read_record
 from dpo_core.model_card import model_card
 from dpo_core.workspace import Workspace
-from store.ancestry import Ancestry, Touch, read_ancestry, touched_by
+from store.ancestry import Ancestry, read_ancestry
 from store.annotators import list_annotators
 from store.database import reading
+from store.teaching import Touch, touched_by
 from ui import components as show
 from ui import lineage_words as words
 from ui.state import research_workspace, show_messages

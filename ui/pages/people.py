@@ -12,7 +12,6 @@ import streamlit as st
 from dpo_core.team import app_url, invite_link
 from dpo_core.workspace import Workspace
 from store.access_tables import Invite
-from store.ancestry import touched_by
 from store.annotators import (
     change_role,
     count_by_annotator,
@@ -28,6 +27,7 @@ from store.hashing import text_hash
 from store.invites import PEOPLE, accounts, add_invite, open_invites, revoke_invite
 from store.logins import last_seen
 from store.models import Annotator, Role
+from store.teaching import touched_by
 from ui import components as show
 from ui.lineage_words import touched_words
 from ui.state import act, my_name, research_workspace, show_messages, visitor
