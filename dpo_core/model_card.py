@@ -17,9 +17,10 @@ from dpo_core.alarms import is_beyond
 from dpo_core.duels import Match
 from dpo_core.errors import RunError, WorkspaceError
 from dpo_core.gate import match_words
-from dpo_core.lineage import CheckpointRecord, changed_settings, limits, read_record
+from dpo_core.lineage import CheckpointRecord, changed_settings, limits, read_record, service_words
 from dpo_core.workspace import Workspace
 from store.checkpoints import BASE
+from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
 from store.models import Role
 from store.preferences import REASONS
@@ -30,6 +31,11 @@ from store.writing_files import folder_written_aside
 
 CARD = "README.md"
 LINEAGE = "pairloop.json"
+ORIGINS = {
+    "compared by people": (Role.ANNOTATOR, Role.RESEARCHER),
+    "imported with their verdicts": (Role.SOURCE,),
+    "compared by simulated annotators": (Role.SIMULATED,),
+}
 VERDICTS = {
     DuelVerdict.PROMOTE: "people prefer it",
     DuelVerdict.KEEP: "people prefer the other",
@@ -104,8 +110,14 @@ def _what_it_is(record: CheckpointRecord) -> str:
 
 
 def _trained_on(record: CheckpointRecord) -> str:
+    """The pairs, and how they came to their verdicts, told by who gave these."""
     assert record.ancestry.snapshot is not None
-    return f"{trained_words(record.ancestry.snapshot.manifest)} that people compared"
+    pairs = trained_words(record.ancestry.snapshot.manifest)
+    roles = {each.role for each in (record.teaching.by if record.teaching else []) if each.trained}
+    origins = [words for words, of in ORIGINS.items() if roles & set(of)]
+    if len(origins) > 1:
+        return f"{pairs}, {', '.join(f'partly {each}' for each in origins)}"
+    return " ".join([pairs, *origins])
 
 
 def _data(record: CheckpointRecord) -> str:
@@ -237,14 +249,21 @@ def _beside_rows(metrics: dict[str, Any]) -> Iterator[Sequence[str]]:
 def _decision(record: CheckpointRecord) -> str:
     decided = record.ancestry.decided
     if decided is None:
-        return "None so far." if record.ancestry.snapshot is not None else "It is where the loop began."
-    what = {"promote": "Promoted: it served from then on", "keep": "Not promoted: its parent went on"}[decided.action]
+        served = service_words(record.ancestry, _day)
+        return (
+            "None so far." if record.ancestry.snapshot is not None else f"It is where the loop began. {served}".rstrip()
+        )
+    what = {"promote": "Promoted", "keep": "Not promoted: its parent went on"}[decided.action]
     how = ", against the gate" if decided.forced else ""
     signs = {True: "met", False: "not met", None: "not known"}
     asked = decided.gate.get("conditions", [])
     conditions = [f"{signs[each['met']]}: {each['name']} ({each['found']})" for each in asked]
-    said = f"{what}, on {decided.created_at:%Y-%m-%d}{how}."
-    return f"{said} The gate at that moment:\n\n{_list(conditions)}" if conditions else said
+    said = f"{what}, {_day(decided)}{how}. {service_words(record.ancestry, _day)}".rstrip()
+    return f"{said}\n\nThe gate when it was decided:\n\n{_list(conditions)}" if conditions else said
+
+
+def _day(decision: DecisionRecord) -> str:
+    return f"on {decision.created_at:%Y-%m-%d}"
 
 
 def _reproducing(record: CheckpointRecord) -> str:
@@ -253,9 +272,23 @@ def _reproducing(record: CheckpointRecord) -> str:
         return "It was not trained here."
     return (
         f"In the workspace it comes from, `pairloop reproduce {found.name}` trains it once more from the record "
-        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. On the same "
-        "machine, with the same versions, they are the same."
+        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. {_promise(record)}"
     )
+
+
+def _promise(record: CheckpointRecord) -> str:
+    """How near the weights will be."""
+    machine = (record.metrics.get("train") or {}).get("machine") or {}
+    if not machine:
+        return "On what machine it was trained is not on record, so that they may differ."
+    if machine["processes"] > 1:
+        return (
+            f"It was trained in {machine['processes']} processes and is trained once more in one, on the same pairs at "
+            "each step: sums are added in another order, so that they come near and are not the same to the last bit."
+        )
+    if machine["device"] != "cpu":
+        return "With the same versions they come near; a GPU adds in an order of its own, so that last bits may differ."
+    return "On the same machine, with the same versions, they are the same."
 
 
 def _percent(share: float) -> str:

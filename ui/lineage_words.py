@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
 from dpo_core.gate import match_words
-from dpo_core.lineage import CheckpointRecord, changed_settings
+from dpo_core.lineage import CheckpointRecord, changed_settings, service_words
 from store.ancestry import Ancestry
+from store.decision_tables import DecisionRecord
 from store.preferences import drop_in_words
 from store.snapshots import trained_words
 from store.teaching import Contribution, Touch
@@ -57,12 +58,17 @@ def decision_words(found: Ancestry) -> str:
     """What was decided about it, by whom and when."""
     decided = found.decided
     if decided is None:
-        return {"base": "It is where the loop began.", "not picked": "A sweep went on with another."}.get(
-            found.standing, "Nothing was decided about it yet."
-        )
+        if found.parent is None:
+            return f"It is where the loop began. {service_words(found, _by_whom)}".rstrip()
+        others = {"not picked": "A sweep went on with another."}
+        return others.get(found.standing, "Nothing was decided about it yet.")
     what = {"promote": "Promoted", "keep": "Kept back"}[decided.action]
     against = ", against the gate" if decided.forced else ""
-    return f"{what}{against} by {decided.by or 'nobody named'} on {decided.created_at:%Y-%m-%d %H:%M} UTC."
+    return f"{what}{against} {_by_whom(decided)}. {service_words(found, _by_whom)}".rstrip()
+
+
+def _by_whom(decision: DecisionRecord) -> str:
+    return f"by {decision.by or 'nobody named'} on {decision.created_at:%Y-%m-%d %H:%M} UTC"
 
 
 def facts(record: CheckpointRecord) -> list[tuple[str, str]]:

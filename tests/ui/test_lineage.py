@@ -75,7 +75,7 @@ def test_one_goes_from_a_checkpoint_to_its_relatives(two_rounds: Workspace, open
     app = open_app("lineage")
     button(app, "Parent: round-1").click().run()
     assert app.selectbox(key="lineage_of").value == "round-1"
-    assert "Promoted by lea" in words(app)
+    assert "Promoted by lea" in words(app) and "UTC. It serves since." in words(app)
     assert {"Parent: base", "Trained from it: round-2"} <= set(labels(app))
     button(app, "Parent: base").click().run()
     assert "It is where the loop began." in words(app)

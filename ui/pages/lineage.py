@@ -60,7 +60,8 @@ _record: Callable[[str, str, int, Workspace], CheckpointRecord] = st.cache_data(
 
 def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> None:
     """One checkpoint's card: what it came from, what it is worth, what was decided, and the ways on."""
-    record = _record(str(workspace.folder), chosen.name, len(chosen.decisions), workspace)
+    decisions = sum(len(each.decisions) for each in family)  # another's promotion ends this one's service
+    record = _record(str(workspace.folder), chosen.name, decisions, workspace)
     st.subheader(chosen.name, anchor=False)
     ways_on(family, chosen)
     drawing = words.origin_drawing(record)
