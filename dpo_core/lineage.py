@@ -237,6 +237,7 @@ def _decision_limits(record: CheckpointRecord) -> Iterator[str]:
         yield f"It was promoted against the gate ({why})."
     left = record.ancestry.terms[-1] if record.ancestry.terms else None
     if left is not None and left.ended is not None and left.ended.action == Decision.ROLL_BACK:
-        yield f"It was rolled back on {left.ended.created_at:%Y-%m-%d}: {left.successor} was let serve again in its place."
+        day = f"{left.ended.created_at:%Y-%m-%d}"
+        yield f"It was rolled back on {day}: {left.successor} was let serve again in its place."
     if record.below is not None and record.below != "base":
         yield f"It is an adapter on the weights of {record.below}, not on the base's: it needs those."

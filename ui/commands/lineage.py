@@ -120,8 +120,9 @@ def reproduce(
 
     It starts from the parent's weights, the snapshot as it was cut and the settings on record; the checkpoint on disk
     stays as it is, and nothing is registered. On the machine and with the versions of then the weights should be the
-    same to the last bit; otherwise it says by how much they differ, and what is not as it was. Exit code 0: the same,
-    or within --tolerance; 1: not.
+    same to the last bit; otherwise it says by how much they differ, and what is not as it was. What several processes
+    trained is trained by one, on the same pairs at each step, and comes near: give a --tolerance. Exit code 0: the
+    same, or within --tolerance; 1: not.
 
     \b
     Example:
@@ -157,6 +158,9 @@ def _tell(found: Any, tolerance: float, same: bool) -> None:
         )
     if found.moved and not weights.within(0):
         say(f"The training moved weights by up to {found.moved:.3g}.")
+    if not weights.within(0):
+        for note in found.notes:
+            say(note)
     if found.facts:
         print_table(("not as it was", "then", "now"), [(each.name, each.then, each.now) for each in found.facts])
     elif not weights.within(0):
