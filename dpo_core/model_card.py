@@ -1,24 +1,20 @@
-"""A checkpoint's model card, written from the record, and its export: weights, tokenizer and card in one folder.
+"""A checkpoint's model card, written from the record.
 
 The card is in the format of the Hugging Face hub. It goes to whoever gets the weights: people are counted in it and not
 named, prompts are not quoted, and no path of this machine is in it. The same record gives the same card. No license is
-given, as none was chosen. Importable without torch: weights are copied, not loaded.
+given, as none was chosen.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from dpo_core.alarms import is_beyond
 from dpo_core.duels import Match
-from dpo_core.errors import RunError, WorkspaceError
 from dpo_core.gate import match_words
-from dpo_core.lineage import CheckpointRecord, changed_settings, limits, read_record, service_words
-from dpo_core.workspace import Workspace
+from dpo_core.lineage import CheckpointRecord, changed_settings, limits, service_words
 from store.checkpoints import BASE
 from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
@@ -27,10 +23,7 @@ from store.preferences import REASONS
 from store.snapshots import trained_words
 from store.win_rate import DuelVerdict
 from store.wording import counted
-from store.writing_files import folder_written_aside
 
-CARD = "README.md"
-LINEAGE = "pairloop.json"
 ORIGINS = {
     "compared by people": (Role.ANNOTATOR, Role.RESEARCHER),
     "imported with their verdicts": (Role.SOURCE,),
@@ -41,35 +34,6 @@ VERDICTS = {
     DuelVerdict.KEEP: "people prefer the other",
     DuelVerdict.UNDECIDED: "undecided",
 }
-
-
-def export_checkpoint(workspace: Workspace, name: str, target: Path) -> Path:
-    """Write a checkpoint as a folder that `from_pretrained` opens, with its card; whole or not at all.
-
-    Raises RunError for the base, which is not ours, WorkspaceError where `target` holds something already, ModelError
-    where the weights are gone, SnapshotError where the disk refuses.
-    """
-    record, target = read_record(workspace, name), target.expanduser().absolute()
-    if name == BASE:
-        raise RunError("The base is the model that you began with: there is nothing of ours to export.")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise WorkspaceError(f"{target} is there already and not empty. Nothing was written; name another folder.")
-    weights = Path(workspace.checkpoint_path(record.ancestry.checkpoint))
-    with folder_written_aside(target) as aside:
-        for path in sorted(weights.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and path.name not in (CARD, LINEAGE):
-                shutil.copyfile(path, aside / path.name)
-        if (weights / LINEAGE).is_file():
-            (aside / LINEAGE).write_text(_lineage(weights / LINEAGE, record), encoding="utf-8")
-        (aside / CARD).write_text(model_card(record), encoding="utf-8")
-    return target
-
-
-def _lineage(path: Path, record: CheckpointRecord) -> str:
-    """The file that lies with the weights, without this machine's paths."""
-    found = json.loads(path.read_text(encoding="utf-8")) | {"base": record.base.shown}
-    found["model"] = found.get("model", {}) | {"base": record.base.shown}
-    return json.dumps(found, indent=2) + "\n"
 
 
 def model_card(record: CheckpointRecord) -> str:
@@ -106,6 +70,27 @@ def _what_it_is(record: CheckpointRecord) -> str:
         f"{kind}, trained with Direct Preference Optimization from `{above}`{where} on {_trained_on(record)}, "
         f"by pairloop on {found.checkpoint.created_at:%Y-%m-%d}. No license was chosen: add `license` above before you "
         "share it, as the base's license and your data allow."
+        f"{_where_it_sits(record)}"
+    )
+
+
+def weights_below(record: CheckpointRecord) -> str:
+    """What an adapter's weights sit on, as others read it: an id of the hub, or a name that stands for a folder."""
+    return record.base.shown if record.below in (None, BASE) else str(record.below)
+
+
+def _where_it_sits(record: CheckpointRecord) -> str:
+    """What to fill in, where an adapter's base is no id that others could fetch."""
+    if record.below is None or (record.below == BASE and record.base.hub_id):
+        return ""
+    name = weights_below(record)
+    copy = (
+        "your copy of that model" if record.below == BASE else f"what `pairloop lineage {name} --export FOLDER` wrote"
+    )
+    return (
+        f"\n\nIts adapter sits on the weights of `{name}`, which is a folder and no id of the hub. Before you load it, "
+        f"put the path of {copy} into `adapter_config.json` as `base_model_name_or_path`; or load that model yourself "
+        "and hand it to `PeftModel.from_pretrained`."
     )
 
 

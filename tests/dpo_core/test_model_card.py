@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dpo_core.config import ModelSettings, TrainingSettings
 from dpo_core.deciding import decide, roll_back
 from dpo_core.errors import ModelError, RunError, WorkspaceError
-from dpo_core.lineage import base_of, changed_settings, limits, read_record
+from dpo_core.export import export_checkpoint
+from dpo_core.lineage import Base, base_of, changed_settings, limits, read_record
 from dpo_core.loop import start_training
-from dpo_core.model_card import export_checkpoint, model_card
+from dpo_core.model_card import model_card, weights_below
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator, retract_annotator
 from store.checkpoints import get_checkpoint
@@ -93,13 +95,52 @@ def test_the_export_opens_and_has_the_same_weights(make_workspace: Make, tmp_pat
         there = workspace.folder / "checkpoints" / "round-1" / name
         assert there.exists() == (target / name).exists()
         assert not there.exists() or there.read_bytes() == (target / name).read_bytes()
+    private = {str(tmp_path), str(workspace.folder), str(Path(workspace.settings.model.base).parent)}
+    files = {path.name: path.read_bytes().decode("latin-1") for path in target.iterdir()}
+    assert [name for name, text in files.items() if any(folder in text for folder in private)] == []
     AutoTokenizer.from_pretrained(target)
+    if tuning == "lora":
+        fill_in(target, workspace.settings.model.base)
     model = AutoModelForCausalLM.from_pretrained(target)
     if tuning == "full":
         assert model.state_dict()["model.norm.weight"].equal(weights(workspace)["model.norm.weight"])
     lineage = json.loads((target / "pairloop.json").read_text())
     assert (lineage["parent"], lineage["base"]) == ("base", Path(workspace.settings.model.base).name)
-    assert str(tmp_path) not in (target / "pairloop.json").read_text()
+
+
+def fill_in(adapter: Path, base: str) -> None:
+    """Do what the card says that one should with an adapter on a local model."""
+    _, found = parts((adapter / "README.md").read_text())
+    name = Path(base).name
+    assert f"sits on the weights of `{name}`" in found["round-1"] and "`base_model_name_or_path`" in found["round-1"]
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == name
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
+
+
+@pytest.mark.parametrize(
+    ("base", "below", "name", "filled_in"),
+    [
+        (Base("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"), "base", "Qwen/Qwen3-0.6B", ""),
+        (Base("mine", None), "base", "mine", "your copy of that model"),
+        (
+            Base("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+            "round-1",
+            "round-1",
+            "`pairloop lineage round-1 --export FOLDER`",
+        ),
+        (Base("mine", None), None, "mine", ""),
+    ],
+)
+def test_what_an_adapter_sits_on(base: Base, below: str | None, name: str, filled_in: str, tmp_path: Path) -> None:
+    workspace = seeding.new_workspace(tmp_path / "workspace")
+    seeding.open_round(workspace, seeding.plain_exchanges(3))
+    seeding.compare(workspace, "Lea", [Choice.LEFT] * 3)
+    seeding.train(workspace, steps=1, of=1)
+    record = replace(read_record(workspace, "round-1"), base=base, below=below)
+    assert weights_below(record) == name
+    card = model_card(record)
+    assert ("base_model_name_or_path" in card) == bool(filled_in) and filled_in in card
 
 
 def test_an_export_writes_over_nothing_and_leaves_no_half(make_workspace: Make, tmp_path: Path) -> None:

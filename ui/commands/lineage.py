@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from dpo_core.export import export_checkpoint
 from dpo_core.lineage import CheckpointRecord, limits, read_record
-from dpo_core.model_card import export_checkpoint, model_card
+from dpo_core.model_card import model_card
 from dpo_core.workspace import Workspace, open_workspace
 from store.ancestry import read_ancestry
 from store.database import reading
@@ -38,7 +39,7 @@ def lineage(
 
     --touched-by finds the checkpoints that were trained on somebody's comparisons, and all that descend from these,
     before or after they are retracted. --export writes a folder that `from_pretrained` opens, with a model card from
-    the record; nothing there is written over.
+    the record (of an adapter on a local model, the card says what to fill in first); nothing there is written over.
 
     \b
     Example:
