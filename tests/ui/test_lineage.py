@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
+from store.ancestry import read_ancestry
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Checkpoint
@@ -66,7 +68,11 @@ def test_the_newest_checkpoint_is_shown_with_all_that_is_on_record(two_rounds: W
     assert '"base" -> "round-1" [label="round 1"];' in tree and '"round-1" -> "round-2" [label="round 2"];' in tree
     assert '"round-1" [label="round-1\\nserving"' in tree and 'URL="?checkpoint=round-1"' in tree
     assert '"base" [label="base",' in tree
-    assert '"who 0" -> "snapshot" [label="7"];' in origin
+    cut = snapshot_of(two_rounds, "round-2")
+    assert f'"who 0" -> "snapshot {cut}" [label="7"];' in origin
+    assert f'"snapshot {cut}" -> "round-2"' in tree and f'URL="data?snapshot={cut}"' in tree
+    for place in ("?checkpoint=round-1", f"data?snapshot={cut}", "data?by=Max", "data?by=Lea"):
+        assert f'URL="{place}"' in origin, place
     table = rows.replace("<tr><td>", "\n")
     assert "round-1 | base | 1 | 6 pairs" in table and "round-2 | round-1 | 2 | 11 pairs" in table
 
@@ -81,6 +87,42 @@ def test_one_goes_from_a_checkpoint_to_its_relatives(two_rounds: Workspace, open
     assert "It is where the loop began." in words(app)
     assert len(drawings(app)) == 1, "the base has no origin here"
     assert [each.proto.label for each in app.get("download_button")] == ["Model card"]
+
+
+def snapshot_of(workspace: Workspace, name: str) -> str:
+    """How the hash begins of what a checkpoint was trained on."""
+    with reading(workspace.engine) as session:
+        return next(each.snapshot.hash[:12] for each in read_ancestry(session=session) if each.name == name)  # type: ignore[union-attr]
+
+
+def test_one_goes_from_a_checkpoint_to_what_it_learned_from(two_rounds: Workspace, open_app: OpenApp) -> None:
+    """Its snapshot, its round and each annotator are links, and the Data page then shows these and no others."""
+    app = open_app("lineage", name="Rae")
+    cut = snapshot_of(two_rounds, "round-2")
+    links = {each.proto.label: parse_qs(each.proto.query_string) for each in app.get("page_link")}
+    wanted = {
+        f"Snapshot {cut}": {"snapshot": [cut]},
+        "Comparisons of round 2": {"round": ["2"]},
+        "Comparisons by Lea": {"by": ["Lea"]},
+        "Comparisons by Max": {"by": ["Max"]},
+    }
+    assert {label: links[label] for label in wanted} == {
+        label: asked | {"as": ["Rae"]} for label, asked in wanted.items()
+    }
+    app = open_app("data")
+    for asked, count in (({"by": "Lea"}, 4), ({"by": "Max"}, 7), ({"round": "2"}, 5), ({"by": "Max", "round": "1"}, 2)):
+        app.query_params.clear()
+        for name, value in asked.items():
+            app.query_params[name] = value
+        app.run()
+        assert f"{count} verdicts" in words(app), asked
+    app.multiselect(key="find_who").set_value([]).run()
+    assert "6 verdicts" in words(app), "what the visitor changes stays as they have it"
+    app.query_params.clear()
+    for name in ("round-1", "round-2", "round-1"):
+        app.query_params["snapshot"] = snapshot_of(two_rounds, name)
+        app.run()
+        assert str(app.selectbox(key="snapshot").value).startswith(snapshot_of(two_rounds, name))
 
 
 def test_an_empty_workspace_has_its_base(workspace: Workspace, open_app: OpenApp) -> None:
@@ -106,6 +148,7 @@ def test_what_somebody_touched(two_rounds: Workspace, open_app: OpenApp) -> None
 def test_names_are_text_in_the_drawing() -> None:
     class Odd:
         name, standing, parent, round, decided = 'a"] evil [label="\\', "serving", None, None, None
+        snapshot = None
 
     drawn = tree_drawing([Odd()], "")  # type: ignore[list-item]
     assert r'"a\"] evil [label=\"\\" [label="a\"] evil [label=\"\\\nserving"' in drawn

@@ -15,8 +15,9 @@ from store.database import reading
 from store.teaching import Touch, touched_by
 from ui import components as show
 from ui import lineage_words as words
+from ui.model_text import message_markdown
 from ui.state import research_workspace, show_messages
-from ui.story import LOOP_PAGE, RUNS_PAGE
+from ui.story import DATA_PAGE, LOOP_PAGE, RUNS_PAGE
 
 KEPT = 32  # answers in the server's memory
 FRESH_SECONDS = 20  # for which a record is not read again: with large snapshots that takes a second
@@ -63,12 +64,13 @@ def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> Non
     decisions = sum(len(each.decisions) for each in family)  # another's promotion ends this one's service
     record = _record(str(workspace.folder), chosen.name, decisions, workspace)
     st.subheader(chosen.name, anchor=False)
-    ways_on(family, chosen)
-    drawing = words.origin_drawing(record)
+    ways_on(chosen)
+    drawing = words.origin_drawing(record, st.query_params.get(words.NAME_PARAMETER, ""))
     if drawing:
         st.graphviz_chart(drawing, width="content")
     show.table(("What is on record", ""), words.facts(record))
     data_and_settings(record)
+    people(record)
     found = limits(record)
     if found:
         st.markdown("**Limits**")
@@ -78,8 +80,8 @@ def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> Non
     st.download_button("Model card", model_card(record), name, "text/markdown", icon=":material/download:")
 
 
-def ways_on(family: list[Ancestry], chosen: Ancestry) -> None:
-    """The parent, what was trained from it, the run that trained it, and its round."""
+def ways_on(chosen: Ancestry) -> None:
+    """The parent, what was trained from it, the run that trained it, its snapshot, and its round."""
     with st.container(horizontal=True):
         relatives = [(chosen.parent, "Parent")] if chosen.parent else []
         relatives += [(name, "Trained from it") for name in chosen.children]
@@ -88,9 +90,28 @@ def ways_on(family: list[Ancestry], chosen: Ancestry) -> None:
         if chosen.run is not None:
             st.button(f"Run {chosen.run.id}", key="to-run", on_click=go_to_run, args=(chosen.run.id,))
         if chosen.round is not None:
-            st.page_link(LOOP_PAGE, label=f"Round {chosen.round.number}", icon=":material/sync:")
+            number = f"{chosen.round.number}"
+            st.page_link(LOOP_PAGE, label=f"Round {number}", icon=":material/sync:")
+            to_data(f"Comparisons of round {number}", round=number)
+        if chosen.snapshot is not None:
+            to_data(f"Snapshot {chosen.snapshot.hash[:12]}", snapshot=chosen.snapshot.hash[:12])
     if st.session_state.pop("leave_for_runs", False):
         st.switch_page(RUNS_PAGE)
+
+
+def people(record: CheckpointRecord) -> None:
+    """The way to what each of those said whom it learned from."""
+    by = record.teaching.by if record.teaching is not None else []
+    many = len(by) > words.SHOWN_PEOPLE
+    with st.expander("What each of them said") if many else st.container(), st.container(horizontal=True):
+        for each in by:
+            to_data(f"Comparisons by {each.annotator}", by=each.annotator)
+
+
+def to_data(label: str, **asked: str) -> None:
+    """A link to a place on the Data page."""
+    asked = words.data_parameters(st.query_params.get(words.NAME_PARAMETER, ""), **asked)
+    st.page_link(DATA_PAGE, label=message_markdown(label), icon=":material/database:", query_params=asked)
 
 
 def go_to(name: str | None) -> None:
