@@ -162,7 +162,7 @@ def _term_words(term: Term, when: Callable[[DecisionRecord], str]) -> str:
     if term.began is not None and term.began.action == Decision.ROLL_BACK:
         began = f"It was let serve again {when(term.began)}, and"
     if term.ended is None:
-        return f"{began} serves since."
+        return f"{began} has served since."
     how = "was let serve again in its place" if term.ended.action == Decision.ROLL_BACK else "was promoted"
     return f"{began} served until {term.successor} {how} {when(term.ended)}."
 

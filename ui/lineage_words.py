@@ -150,6 +150,20 @@ def touched_words(name: str, found: Sequence[Touch]) -> str:
     return said + unsure
 
 
+def touched_serving_words(name: str, found: Sequence[Touch], serving: str) -> str:
+    """What the checkpoint that serves now has of somebody, before they are retracted; empty where it has nothing."""
+    touch = next((each for each in found if each.checkpoint == serving), None)
+    if touch is None:
+        return ""
+    said = f"was trained on {counted(touch.comparisons, 'comparison')} of {name}'s"
+    if not touch.comparisons:
+        said = f"descends from {touch.inherited_from}, which was trained on {name}'s comparisons"
+    return (
+        f"{serving}, which serves now, {said}. Retracting takes nothing out of its weights: roll back, or train again "
+        "from a checkpoint before."
+    )
+
+
 def tree_drawing(found: Sequence[Ancestry], chosen: str, name: str = "") -> str:
     """All checkpoints, and what was trained from what on which snapshot.
 

@@ -179,7 +179,7 @@ def test_the_card_and_its_limits_follow_later_decisions(make_workspace: Make) ->
     workspace = trained(make_workspace)
     today = f"{now():%Y-%m-%d}"
     decide(workspace, decision=Decision.PROMOTE, by="Rae", force=True)
-    assert f"Promoted, on {today}, against the gate. It serves since." in decision_of(workspace, "round-1")
+    assert f"Promoted, on {today}, against the gate. It has served since." in decision_of(workspace, "round-1")
     assert decision_of(workspace, "base") == (
         f"It is where the loop began. It served until round-1 was promoted on {today}."
     )
@@ -189,7 +189,7 @@ def test_the_card_and_its_limits_follow_later_decisions(make_workspace: Make) ->
     undone = f"It was rolled back on {today}: base was let serve again in its place."
     assert undone in limits(read_record(workspace, "round-1"))
     roll_back(workspace, by="Rae", to="round-1")
-    again = f"{left} It was let serve again on {today}, and serves since."
+    again = f"{left} It was let serve again on {today}, and has served since."
     assert again in decision_of(workspace, "round-1")
     assert undone not in limits(read_record(workspace, "round-1"))
 

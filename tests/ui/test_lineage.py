@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
 from store.ancestry import read_ancestry
+from store.annotators import get_or_add_annotator, list_annotators
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Checkpoint
@@ -20,7 +22,7 @@ from store.teaching import Touch, touched_by
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
 from ui.cli import YOURS
-from ui.lineage_words import touched_words, tree_drawing
+from ui.lineage_words import touched_serving_words, touched_words, tree_drawing
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
 
@@ -81,7 +83,7 @@ def test_one_goes_from_a_checkpoint_to_its_relatives(two_rounds: Workspace, open
     app = open_app("lineage")
     button(app, "Parent: round-1").click().run()
     assert app.selectbox(key="lineage_of").value == "round-1"
-    assert "Promoted by lea" in words(app) and "UTC. It serves since." in words(app)
+    assert "Promoted by lea" in words(app) and "UTC. It has served since." in words(app)
     assert {"Parent: base", "Trained from it: round-2"} <= set(labels(app))
     button(app, "Parent: base").click().run()
     assert "It is where the loop began." in words(app)
@@ -168,6 +170,50 @@ def test_retracting_says_which_checkpoints_are_touched(
     assert code == 0 and "Trained on Max's comparisons: round-1 (2), round-2 (7)." in out
     code, out, _ = pairloop("lineage", "round-1", "--json")
     assert json.loads(out)["checkpoint"]["retracted"] == {"Lea": 4, "Max": 2}
+
+
+def test_it_is_said_first_if_the_checkpoint_that_serves_is_touched(
+    two_rounds: Workspace, open_app: OpenApp, pairloop: Pairloop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """round-1 serves, and was trained on four of Lea's and two of Max's; of Zoe's it has nothing."""
+    with writing(two_rounds.engine) as session:
+        get_or_add_annotator(session=session, name="Zoe")
+    app = open_app("people")
+    for name, has in (("Lea", "round-1, which serves now, was trained on 4 comparisons of Lea's."), ("Zoe", "")):
+        app.selectbox(key="who").set_value(name).run()
+        assert (has in words(app)) and ("which serves now" in words(app)) == bool(has)
+        assert button(app, "Retract for good")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, _, err = pairloop("annotators", "--retract", "Max")
+    assert code != 0 and "round-1, which serves now, was trained on 2 comparisons of Max's." in " ".join(err.split())
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert retracted(two_rounds) == []
+    assert pairloop("annotators", "--retract", "Max")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = pairloop("annotators", "--retract", "Lea")  # a script is told, and not asked
+    assert code == 0 and "was trained on 4 comparisons of Lea's" in " ".join(err.split())
+    assert "serves now" not in pairloop("annotators", "--retract", "Zoe")[2]
+    assert retracted(two_rounds) == ["Lea", "Max", "Zoe"]
+
+
+class Terminal(io.StringIO):
+    """A person at a terminal, who answers like this."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+def retracted(workspace: Workspace) -> list[str]:
+    with reading(workspace.engine) as session:
+        return sorted(who.name for who in list_annotators(session=session) if who.retracted_at is not None)
+
+
+def test_an_heir_that_serves_is_told_by_what_it_descends_from() -> None:
+    found = [Touch("round-1", 4, ""), Touch("round-2", 0, "round-1")]
+    said = touched_serving_words("Lea", found, "round-2")
+    assert said.startswith("round-2, which serves now, descends from round-1, which was trained on Lea's comparisons.")
+    assert touched_serving_words("Lea", found, "base") == ""
 
 
 # The commands

@@ -12,14 +12,13 @@ from dpo_core.workspace import Workspace
 from store.ancestry import Ancestry, read_ancestry
 from store.annotators import list_annotators
 from store.database import reading
-from store.teaching import Touch, touched_by
 from ui import components as show
 from ui import lineage_words as words
 from ui.model_text import message_markdown
 from ui.state import research_workspace, show_messages
 from ui.story import DATA_PAGE, LOOP_PAGE, RUNS_PAGE
+from ui.touching import who_touched
 
-KEPT = 32  # answers in the server's memory
 FRESH_SECONDS = 20  # for which a record is not read again: with large snapshots that takes a second
 
 
@@ -36,7 +35,7 @@ def main() -> None:
     with st.expander("As a table"):
         show.table(words.TREE_HEAD, words.tree_rows(family))
     about(workspace, family, chosen)
-    touched(workspace, family)
+    touched(workspace)
 
 
 def choose(family: list[Ancestry]) -> Ancestry:
@@ -138,18 +137,7 @@ def data_and_settings(record: CheckpointRecord) -> None:
         st.caption("All settings are as they come.")
 
 
-def _read_touched(folder: str, name: str, checkpoints: int, _workspace: Workspace) -> list[Touch]:
-    with reading(_workspace.engine) as session:
-        return touched_by(session=session, folder=_workspace.folder, name=name)
-
-
-# What was trained never changes: only another checkpoint does. With large snapshots it takes a second to read.
-who_touched: Callable[[str, str, int, Workspace], list[Touch]] = st.cache_data(
-    _read_touched, max_entries=KEPT, show_spinner=False
-)
-
-
-def touched(workspace: Workspace, family: list[Ancestry]) -> None:
+def touched(workspace: Workspace) -> None:
     """Choose somebody, or an imported source, and see which checkpoints learned from them."""
     with reading(workspace.engine) as session:
         people = [who.name for who in list_annotators(session=session)]
@@ -158,7 +146,7 @@ def touched(workspace: Workspace, family: list[Ancestry]) -> None:
     if name is None:
         st.caption("Whose comparisons are in which checkpoints, by training or by descent.")
         return
-    found = who_touched(str(workspace.folder), name, len(family), workspace)
+    found = who_touched(workspace, name)
     show.paragraph(words.touched_words(name, found))
     if found:
         show.table(words.TOUCH_HEAD, words.touch_rows(found))
