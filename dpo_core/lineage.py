@@ -5,7 +5,7 @@ The figures are those of its training, and what people said in its duels by now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,24 @@ from dpo_core.config import ModelSettings, TrainingSettings
 from dpo_core.duels import Match, read_matches
 from dpo_core.gate import match_words
 from dpo_core.workspace import Workspace, resolve_model
-from store.ancestry import Ancestry, Makeup, Teaching, makeup, read_ancestry, touched_by, who_taught
+from store.ancestry import Ancestry, Term, read_ancestry
 from store.annotators import list_annotators
 from store.checkpoints import base_checkpoint, full_weights_below, get_checkpoint
 from store.database import reading
+from store.decision_tables import DecisionRecord
 from store.errors import SnapshotError
 from store.held_out import HeldOut, judging_run, read_held_out
-from store.models import Role
+from store.models import Decision, Role
+from store.teaching import Makeup, Teaching, makeup, touches, who_taught
 from store.win_rate import DuelVerdict
 from store.wording import counted
 
 FEW_PAIRS = 100  # held out: with fewer, the interval of the accuracy is twenty points wide and more
 NARROW = 0.9  # of the comparisons by one annotator: it is that one's taste
+NARROW_WORDS = {
+    Role.SOURCE: "comes from one imported source: how many people compared there is not on record.",
+    Role.SIMULATED: "is one simulated annotator's taste.",
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def base_of(path: str, folder: Path) -> Base:
 def _teaching(session: Session, workspace: Workspace, found: Ancestry) -> Teaching | None:
     if found.snapshot is None:
         return None
-    return who_taught(session=session, snapshot=found.snapshot, folder=workspace.folder)
+    return who_taught(session=session, snapshot=found.snapshot, folder=workspace.folder, at=found.cut_at)
 
 
 def _makeup(session: Session, workspace: Workspace, found: Ancestry) -> Makeup | None:
@@ -112,8 +118,8 @@ def _makeup(session: Session, workspace: Workspace, found: Ancestry) -> Makeup |
 
 def _retracted(session: Session, folder: Path, name: str) -> dict[str, int]:
     gone = [who.name for who in list_annotators(session=session) if who.retracted_at is not None]
-    touches = {who: touched_by(session=session, folder=folder, name=who) for who in gone}
-    return {who: each.comparisons for who, found in touches.items() for each in found if each.checkpoint == name}
+    touched = touches(session=session, folder=folder, names=gone)
+    return {who: each.comparisons for who, found in touched.items() for each in found if each.checkpoint == name}
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,24 @@ def _changed(given: dict[str, Any], section: type[TrainingSettings] | type[Model
             yield Setting(name, value, field.default)
 
 
+def service_words(found: Ancestry, when: Callable[[DecisionRecord], str]) -> str:
+    """From when until when a checkpoint served, a sentence for each time; empty where it never did.
+
+    `when` says when, and perhaps by whom, something was decided.
+    """
+    return " ".join(_term_words(term, when) for term in found.terms)
+
+
+def _term_words(term: Term, when: Callable[[DecisionRecord], str]) -> str:
+    began = "It"
+    if term.began is not None and term.began.action == Decision.ROLL_BACK:
+        began = f"It was let serve again {when(term.began)}, and"
+    if term.ended is None:
+        return f"{began} has served since."
+    how = "was let serve again in its place" if term.ended.action == Decision.ROLL_BACK else "was promoted"
+    return f"{began} served until {term.successor} {how} {when(term.ended)}."
+
+
 def limits(record: CheckpointRecord) -> list[str]:
     """What speaks against relying on a checkpoint, a sentence each; empty for the base, of which nothing is known."""
     if record.ancestry.snapshot is None:
@@ -153,13 +177,14 @@ def limits(record: CheckpointRecord) -> list[str]:
 def _data_limits(record: CheckpointRecord) -> Iterator[str]:
     found, made = record.teaching, record.makeup
     if found is not None and found.trained:
-        most = max(each.trained for each in found.by)
+        most = max(found.by, key=lambda each: each.trained)
         simulated = sum(each.trained for each in found.by if each.role == Role.SIMULATED)
-        if len(found.by) == 1 or most > NARROW * found.trained:
-            told = f"{most:,} of {counted(found.trained, 'comparison')}"
-            yield f"Nearly all it learned, {told}, is one annotator's view."
+        if len(found.by) == 1 or most.trained > NARROW * found.trained:
+            told = f"{most.trained:,} of {counted(found.trained, 'comparison')}"
+            whose = NARROW_WORDS.get(Role(most.role), "is one annotator's view.")
+            yield f"Nearly all it learned, {told}, {whose}"
         if simulated:
-            yield f"{counted(simulated, 'comparison')} come from a simulated annotator, not from people."
+            yield f"{counted(simulated, 'comparison')} come from simulated annotators, not from people."
     if found is not None and not found.exact:
         yield "Its snapshot's files are gone, so that what it was trained on cannot be told exactly."
     if made is not None and made.naming_makers:
@@ -210,5 +235,9 @@ def _decision_limits(record: CheckpointRecord) -> Iterator[str]:
         lacking = [each for each in decided.gate.get("conditions", []) if not each["met"]]
         why = "; ".join(f"{each['name']}: {each['found']}" for each in lacking)
         yield f"It was promoted against the gate ({why})."
+    left = record.ancestry.terms[-1] if record.ancestry.terms else None
+    if left is not None and left.ended is not None and left.ended.action == Decision.ROLL_BACK:
+        day = f"{left.ended.created_at:%Y-%m-%d}"
+        yield f"It was rolled back on {day}: {left.successor} was let serve again in its place."
     if record.below is not None and record.below != "base":
         yield f"It is an adapter on the weights of {record.below}, not on the base's: it needs those."

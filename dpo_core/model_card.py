@@ -1,69 +1,39 @@
-"""A checkpoint's model card, written from the record, and its export: weights, tokenizer and card in one folder.
+"""A checkpoint's model card, written from the record.
 
 The card is in the format of the Hugging Face hub. It goes to whoever gets the weights: people are counted in it and not
 named, prompts are not quoted, and no path of this machine is in it. The same record gives the same card. No license is
-given, as none was chosen. Importable without torch: weights are copied, not loaded.
+given, as none was chosen.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from dpo_core.alarms import is_beyond
 from dpo_core.duels import Match
-from dpo_core.errors import RunError, WorkspaceError
 from dpo_core.gate import match_words
-from dpo_core.lineage import CheckpointRecord, changed_settings, limits, read_record
-from dpo_core.workspace import Workspace
+from dpo_core.lineage import CheckpointRecord, changed_settings, limits, service_words
 from store.checkpoints import BASE
+from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
 from store.models import Role
 from store.preferences import REASONS
 from store.snapshots import trained_words
 from store.win_rate import DuelVerdict
 from store.wording import counted
-from store.writing_files import folder_written_aside
 
-CARD = "README.md"
-LINEAGE = "pairloop.json"
+ORIGINS = {
+    "compared by people": (Role.ANNOTATOR, Role.RESEARCHER),
+    "imported with their verdicts": (Role.SOURCE,),
+    "compared by simulated annotators": (Role.SIMULATED,),
+}
 VERDICTS = {
     DuelVerdict.PROMOTE: "people prefer it",
     DuelVerdict.KEEP: "people prefer the other",
     DuelVerdict.UNDECIDED: "undecided",
 }
-
-
-def export_checkpoint(workspace: Workspace, name: str, target: Path) -> Path:
-    """Write a checkpoint as a folder that `from_pretrained` opens, with its card; whole or not at all.
-
-    Raises RunError for the base, which is not ours, WorkspaceError where `target` holds something already, ModelError
-    where the weights are gone, SnapshotError where the disk refuses.
-    """
-    record, target = read_record(workspace, name), target.expanduser().absolute()
-    if name == BASE:
-        raise RunError("The base is the model that you began with: there is nothing of ours to export.")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise WorkspaceError(f"{target} is there already and not empty. Nothing was written; name another folder.")
-    weights = Path(workspace.checkpoint_path(record.ancestry.checkpoint))
-    with folder_written_aside(target) as aside:
-        for path in sorted(weights.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and path.name not in (CARD, LINEAGE):
-                shutil.copyfile(path, aside / path.name)
-        if (weights / LINEAGE).is_file():
-            (aside / LINEAGE).write_text(_lineage(weights / LINEAGE, record), encoding="utf-8")
-        (aside / CARD).write_text(model_card(record), encoding="utf-8")
-    return target
-
-
-def _lineage(path: Path, record: CheckpointRecord) -> str:
-    """The file that lies with the weights, without this machine's paths."""
-    found = json.loads(path.read_text(encoding="utf-8")) | {"base": record.base.shown}
-    found["model"] = found.get("model", {}) | {"base": record.base.shown}
-    return json.dumps(found, indent=2) + "\n"
 
 
 def model_card(record: CheckpointRecord) -> str:
@@ -100,12 +70,39 @@ def _what_it_is(record: CheckpointRecord) -> str:
         f"{kind}, trained with Direct Preference Optimization from `{above}`{where} on {_trained_on(record)}, "
         f"by pairloop on {found.checkpoint.created_at:%Y-%m-%d}. No license was chosen: add `license` above before you "
         "share it, as the base's license and your data allow."
+        f"{_where_it_sits(record)}"
+    )
+
+
+def weights_below(record: CheckpointRecord) -> str:
+    """What an adapter's weights sit on, as others read it: an id of the hub, or a name that stands for a folder."""
+    return record.base.shown if record.below in (None, BASE) else str(record.below)
+
+
+def _where_it_sits(record: CheckpointRecord) -> str:
+    """What to fill in, where an adapter's base is no id that others could fetch."""
+    if record.below is None or (record.below == BASE and record.base.hub_id):
+        return ""
+    name = weights_below(record)
+    copy = (
+        "your copy of that model" if record.below == BASE else f"what `pairloop lineage {name} --export FOLDER` wrote"
+    )
+    return (
+        f"\n\nIts adapter sits on the weights of `{name}`, which is a folder and no id of the hub. Before you load it, "
+        f"put the path of {copy} into `adapter_config.json` as `base_model_name_or_path`; or load that model yourself "
+        "and hand it to `PeftModel.from_pretrained`."
     )
 
 
 def _trained_on(record: CheckpointRecord) -> str:
+    """The pairs, and how they came to their verdicts, told by who gave these."""
     assert record.ancestry.snapshot is not None
-    return f"{trained_words(record.ancestry.snapshot.manifest)} that people compared"
+    pairs = trained_words(record.ancestry.snapshot.manifest)
+    roles = {each.role for each in (record.teaching.by if record.teaching else []) if each.trained}
+    origins = [words for words, of in ORIGINS.items() if roles & set(of)]
+    if len(origins) > 1:
+        return f"{pairs}, {', '.join(f'partly {each}' for each in origins)}"
+    return " ".join([pairs, *origins])
 
 
 def _data(record: CheckpointRecord) -> str:
@@ -237,14 +234,21 @@ def _beside_rows(metrics: dict[str, Any]) -> Iterator[Sequence[str]]:
 def _decision(record: CheckpointRecord) -> str:
     decided = record.ancestry.decided
     if decided is None:
-        return "None so far." if record.ancestry.snapshot is not None else "It is where the loop began."
-    what = {"promote": "Promoted: it served from then on", "keep": "Not promoted: its parent went on"}[decided.action]
+        served = service_words(record.ancestry, _day)
+        return (
+            "None so far." if record.ancestry.snapshot is not None else f"It is where the loop began. {served}".rstrip()
+        )
+    what = {"promote": "Promoted", "keep": "Not promoted: its parent went on"}[decided.action]
     how = ", against the gate" if decided.forced else ""
     signs = {True: "met", False: "not met", None: "not known"}
     asked = decided.gate.get("conditions", [])
     conditions = [f"{signs[each['met']]}: {each['name']} ({each['found']})" for each in asked]
-    said = f"{what}, on {decided.created_at:%Y-%m-%d}{how}."
-    return f"{said} The gate at that moment:\n\n{_list(conditions)}" if conditions else said
+    said = f"{what}, {_day(decided)}{how}. {service_words(record.ancestry, _day)}".rstrip()
+    return f"{said}\n\nThe gate when it was decided:\n\n{_list(conditions)}" if conditions else said
+
+
+def _day(decision: DecisionRecord) -> str:
+    return f"on {decision.created_at:%Y-%m-%d}"
 
 
 def _reproducing(record: CheckpointRecord) -> str:
@@ -253,9 +257,23 @@ def _reproducing(record: CheckpointRecord) -> str:
         return "It was not trained here."
     return (
         f"In the workspace it comes from, `pairloop reproduce {found.name}` trains it once more from the record "
-        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. On the same "
-        "machine, with the same versions, they are the same."
+        f"(parent `{found.parent}`, snapshot `{found.snapshot.hash}`) and compares the weights. {_promise(record)}"
     )
+
+
+def _promise(record: CheckpointRecord) -> str:
+    """How near the weights will be."""
+    machine = (record.metrics.get("train") or {}).get("machine") or {}
+    if not machine:
+        return "On what machine it was trained is not on record, so that they may differ."
+    if machine["processes"] > 1:
+        return (
+            f"It was trained in {machine['processes']} processes and is trained once more in one, on the same pairs at "
+            "each step: sums are added in another order, so that they come near and are not the same to the last bit."
+        )
+    if machine["device"] != "cpu":
+        return "With the same versions they come near; a GPU adds in an order of its own, so that last bits may differ."
+    return "On the same machine, with the same versions, they are the same."
 
 
 def _percent(share: float) -> str:

@@ -36,7 +36,7 @@ from dpo_core.duels import queue_duels
 from dpo_core.errors import DivergedError, RunError
 from dpo_core.evaluate import Judged, judge, save_rewards, summarize
 from dpo_core.logps import PairLogps, checkpoint_logps
-from dpo_core.policies import load_policy, load_tokenizer
+from dpo_core.policies import load_policy, load_tokenizer, weights_hash
 from dpo_core.precision import settle_precision
 from dpo_core.progress import RunProgress, read_metrics
 from dpo_core.provenance import code_version, machine_facts
@@ -123,6 +123,7 @@ def _train_point(
 ) -> Trained:
     """Train, write and judge one checkpoint: the only one, or one of a sweep's."""
     started = time.monotonic()
+    weights = {each.name: weights_hash(workspace, each) for each in (plan.base, plan.parent)}
     ranks.leave_mark(_mark(plan, progress))
     figures = _train(workspace, plan, reference["train"], progress)
     _free_memory()
@@ -134,7 +135,7 @@ def _train_point(
     sung = compare_canary(workspace, canary, plan.parent, plan.trained, bf16=bf16, progress=progress)
     progress.sound(alarms_canary(sung))
     figures |= {"seconds": round(time.monotonic() - started, 1), "peak_mb": peak_mb()}
-    figures["precision"] = plan.precision
+    figures |= {"precision": plan.precision, "weights": weights}  # the latter: what it started from
     metrics = {
         "train": figures,
         "eval": summarize(judged["before"], judged["after"], beta=plan.training.beta),
@@ -188,7 +189,11 @@ def _train(workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], pro
 
 
 def make_trainer(
-    workspace: Workspace, plan: Plan, reference: Sequence[PairLogps], progress: RunProgress
+    workspace: Workspace,
+    plan: Plan,
+    reference: Sequence[PairLogps],
+    progress: RunProgress,
+    of: Callable[..., PairTrainer] = PairTrainer,
 ) -> tuple[PairTrainer, Path | None]:
     """The trainer of a plan, built from the parent, and the point that an earlier attempt came to, if any."""
     model, tokenizer = load_policy(workspace, plan.parent, trainable=True)
@@ -200,7 +205,7 @@ def make_trainer(
         progress.report(plan.phase, step, total, metrics)
         progress.sound(watch.hear(step, total, metrics))
 
-    trainer = PairTrainer(
+    trainer = of(
         model,
         tokenizer,
         trainer_arguments(plan.training, folder),

@@ -1,58 +1,36 @@
-"""Checkpoints as a family: what each came from, who taught it, and which of them somebody's comparisons touched.
+"""Checkpoints as a family: what each came from, what was decided about it, and when it served. Reads no files.
 
-    read_ancestry   every checkpoint with its parent, run, snapshot and decisions; reads no files
-    who_taught      whose comparisons a snapshot holds, and how many of each
-    makeup          what a snapshot's pairs are: imported, ranked, decided by a researcher, judged by several
-    touched_by      the checkpoints trained on somebody's comparisons, and all that descend from these
-
-Comparisons in a snapshot are told by time: those that stood when it was cut, by people who were not retracted by then,
-in the rounds of its filter, and on two texts that it has a row for. They add up to what its manifest says was used.
-Only training counts as touching: held-out comparisons judge a checkpoint and duels promote it, but neither is in its
-weights. (With `confidence = "reliability"` both also tell how far labels are believed; that is not followed here.)
+Whose comparisons they were trained on is told in teaching.py.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
-import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from store.annotators import get_annotator
 from store.checkpoints import BASE, list_checkpoints
 from store.decision_tables import DecisionRecord
 from store.decisions import list_decisions, serving_checkpoint
 from store.duels import all_met
-from store.errors import SnapshotError
-from store.hashing import text_hash
-from store.models import (
-    TRAINED_ON,
-    Annotator,
-    Checkpoint,
-    Comparison,
-    Completion,
-    Decision,
-    Pair,
-    Prompt,
-    Purpose,
-    Round,
-    Run,
-    RunKind,
-    RunStatus,
-    Snapshot,
-    Verdict,
-)
-from store.preferences import SnapshotFilter, rounds_asked_for
+from store.models import Checkpoint, Decision, Round, Run, RunKind, RunStatus, Snapshot
 from store.roles import require_researcher
 from store.rounds import list_rounds
-from store.snapshots import read_snapshot, rows_to_train_on
 
-Texts = tuple[str, ...]  # the hashes of a prompt and of the two texts, these in an order of their own
+
+@dataclass(frozen=True)
+class Term:
+    """A time in which a checkpoint served.
+
+    `began`: the decision that let it; None for the base's first. `ended`: the one that let `successor` serve instead;
+    None while it serves.
+    """
+
+    began: DecisionRecord | None
+    ended: DecisionRecord | None
+    successor: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +38,8 @@ class Ancestry:
     """One checkpoint and what it came from; None and empty where there is no such thing, as for the base.
 
     `children` are the names of those trained from it; `met` of those it was duelled with. `decisions`: those about it
-    and those that let it serve, oldest first. `run`: the training that made it, alone or as a point of a sweep.
+    and those that let it serve, oldest first. `terms`: the times in which it served, oldest first. `run`: the training
+    that made it, alone or as a point of a sweep. `cut_at`: when its snapshot was cut for that training.
     """
 
     checkpoint: Checkpoint
@@ -69,7 +48,9 @@ class Ancestry:
     run: Run | None
     round: Round | None
     snapshot: Snapshot | None
+    cut_at: datetime | None
     decisions: list[DecisionRecord]
+    terms: list[Term]
     met: list[str]
     standing: str  # base, serving, served before, kept back, undecided, not picked
 
@@ -91,7 +72,7 @@ def read_ancestry(*, session: Session) -> list[Ancestry]:
     every = list_checkpoints(session=session)
     names = {entry.id: entry.name for entry in every}
     decisions, rounds, met = list_decisions(session=session), list_rounds(session=session), all_met(session=session)
-    runs = _makers(session)
+    runs, cuts, terms = _makers(session), cut_moments(session=session), _terms(decisions, every)
     serving = serving_checkpoint(session=session).name if every else ""
     return [
         Ancestry(
@@ -101,7 +82,9 @@ def read_ancestry(*, session: Session) -> list[Ancestry]:
             run=(run := runs.get(entry.name)),
             round=(opened := _round_of(entry, run, rounds)),
             snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
+            cut_at=cuts.get(entry.id),
             decisions=[one for one in decisions if entry.id in (one.about_id, one.checkpoint_id)],
+            terms=terms.get(entry.id, []),
             met=_opponents(entry, met, names),
             standing="serving" if entry.name == serving else _standing(entry, opened),
         )
@@ -117,6 +100,36 @@ def _makers(session: Session) -> dict[str, Run]:
         names = [point["checkpoint"] for point in run.result.get("sweep", [])]
         made = session.get(Checkpoint, run.checkpoint_id) if run.checkpoint_id else None
         found |= dict.fromkeys([*names, *([made.name] if made else [])], run)
+    return found
+
+
+def cut_moments(*, session: Session) -> dict[int | None, datetime]:
+    """When the snapshot of each checkpoint was cut for its training, by the checkpoint's id.
+
+    That is when its run was asked for, in the transaction that cut it. The snapshot's own moment may be earlier: what
+    comes out the same is the same snapshot, also where other people had said it by then.
+    """
+    runs = _makers(session)
+    trained = [entry for entry in list_checkpoints(session=session) if entry.snapshot_id is not None]
+    return {
+        entry.id: runs[entry.name].created_at
+        if entry.name in runs
+        else session.get_one(Snapshot, entry.snapshot_id).created_at
+        for entry in trained
+    }
+
+
+def _terms(decisions: Sequence[DecisionRecord], every: Sequence[Checkpoint]) -> dict[int | None, list[Term]]:
+    """The times in which checkpoints served, by the checkpoint's id: the base from the beginning on."""
+    names = {entry.id: entry.name for entry in every}
+    serving: int | None = next((entry.id for entry in every if entry.name == BASE), None)
+    found: dict[int | None, list[Term]] = {}
+    began: DecisionRecord | None = None
+    for decision in decisions:
+        if decision.checkpoint_id != serving:
+            found.setdefault(serving, []).append(Term(began, decision, names[decision.checkpoint_id]))
+            serving, began = decision.checkpoint_id, decision
+    found.setdefault(serving, []).append(Term(began, None, ""))
     return found
 
 
@@ -137,187 +150,3 @@ def _standing(entry: Checkpoint, opened: Round | None) -> str:
     if entry.verdict is None:
         return "undecided" if opened is not None and opened.result_checkpoint_id == entry.id else "not picked"
     return "served before" if entry.verdict == Decision.PROMOTE else "kept back"
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """How many of somebody's comparisons are in a snapshot: to train on, and to judge by (held out)."""
-
-    annotator: str
-    role: str
-    retracted: bool
-    trained: int
-    held_out: int
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """Whose comparisons are in a snapshot, most of them first.
-
-    `exact` False: the snapshot's files are gone, so that whatever could have gone into it is counted.
-    """
-
-    by: list[Contribution]
-    exact: bool
-
-    @property
-    def trained(self) -> int:
-        """Comparisons that were trained on."""
-        return sum(each.trained for each in self.by)
-
-
-def who_taught(*, session: Session, snapshot: Snapshot, folder: Path) -> Teaching:
-    """Whose comparisons a snapshot of the workspace `folder` holds. Raises NotAllowedError."""
-    require_researcher(session=session, to="look through the lineage")
-    kept = _kept(snapshot, folder)
-    counts = _counted(_votes(session, snapshot), kept)
-    people = {each.id: each for each in session.exec(select(Annotator).where(col(Annotator.id).in_(counts)))}
-    by = [
-        Contribution(who.name, who.role, who.retracted_at is not None, said[False], said[True])
-        for number, said in counts.items()
-        for who in [people[number]]
-    ]
-    return Teaching(sorted(by, key=lambda each: (-each.trained, -each.held_out, each.annotator)), kept is not None)
-
-
-def _kept(snapshot: Snapshot, folder: Path) -> set[Texts] | None:
-    """The texts that the snapshot has rows for; None where its files are gone or changed."""
-    try:
-        rows = [*rows_to_train_on(snapshot=snapshot, folder=folder), *_test_rows(snapshot, folder)]
-    except SnapshotError:
-        return None
-    return {(row["prompt_hash"], *sorted((text_hash(row["chosen"]), text_hash(row["rejected"])))) for row in rows}
-
-
-def _test_rows(snapshot: Snapshot, folder: Path) -> list[dict[str, Any]]:
-    return read_snapshot(snapshot=snapshot, folder=folder, split="test")
-
-
-def _counted(votes: Iterator[tuple[int, bool, Texts]], kept: set[Texts] | None) -> dict[int | None, Counter[bool]]:
-    """By annotator: how many of the votes count, those on held-out prompts (True) apart."""
-    found: dict[int | None, Counter[bool]] = {}
-    for annotator, held_out, texts in votes:
-        if kept is None or texts in kept:
-            found.setdefault(annotator, Counter())[held_out] += 1
-    return found
-
-
-def _votes(session: Session, snapshot: Snapshot, annotator_id: int | None = None) -> Iterator[tuple[int, bool, Texts]]:
-    """Every vote (of one annotator) that the snapshot could be cut from: whose, whether held out, and on what."""
-    a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
-    columns = col(Comparison.annotator_id), col(Prompt.held_out), col(Prompt.content_hash), a.c.text_hash, b.c.text_hash
-    query = (
-        sa.select(*columns)
-        .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
-        .join(Pair, col(Pair.id) == col(Comparison.pair_id))
-        .join(Prompt, col(Prompt.id) == col(Pair.prompt_id))
-        .join(a, a.c.id == col(Pair.completion_a_id))
-        .join(b, b.c.id == col(Pair.completion_b_id))
-        .outerjoin(Round, col(Round.id) == col(Pair.round_id))
-        .where(*_went_in(snapshot))
-    )
-    mine = query if annotator_id is None else query.where(col(Comparison.annotator_id) == annotator_id)
-    for who, held_out, prompt, one, other in session.execute(mine):
-        yield who, held_out, (prompt, *sorted((one, other)))
-
-
-def _went_in(snapshot: Snapshot) -> tuple[Any, ...]:
-    """Conditions on a comparison: it stood when the snapshot was cut, and its filter let it through."""
-    at, asked = snapshot.created_at, snapshot.manifest["filter"]
-    rounds = asked["round_numbers"]
-    covers = SnapshotFilter(
-        round_numbers=None if rounds is None else tuple(rounds), include_imported=asked["include_imported"]
-    )
-    return (
-        col(Comparison.created_at) <= at,
-        _not_before(col(Comparison.superseded_at), at),
-        _not_before(col(Annotator.retracted_at), at),
-        col(Annotator.name).not_in(asked["exclude_annotators"]),
-        col(Pair.purpose).in_(TRAINED_ON),
-        col(Comparison.verdict) != Verdict.SKIP,
-        rounds_asked_for(covers),
-    )
-
-
-def _not_before(column: Any, at: datetime) -> Any:
-    return column.is_(None) | (column > at)
-
-
-@dataclass(frozen=True)
-class Touch:
-    """A checkpoint with somebody's comparisons in its weights.
-
-    `comparisons`: those it was trained on itself; 0 where it only descends from one that was. `inherited_from`: the
-    nearest such forebear; empty where none was.
-    """
-
-    checkpoint: str
-    comparisons: int
-    inherited_from: str
-    exact: bool = True
-
-
-def touched_by(*, session: Session, folder: Path, name: str) -> list[Touch]:
-    """The checkpoints that an annotator's or a source's comparisons touched, oldest first.
-
-    Whoever was retracted is found all the same: in what was trained before. Raises UnknownRecordError, NotAllowedError.
-    """
-    require_researcher(session=session, to="look through the lineage")
-    who = get_annotator(session=session, name=name)
-    every = list_checkpoints(session=session)
-    known: dict[int | None, tuple[int, bool]] = {None: (0, True)}
-    found: dict[int | None, Touch] = {}
-    for entry in every:  # parents first: nothing is trained from what is not there yet
-        if entry.snapshot_id not in known:
-            known[entry.snapshot_id] = _trained_on(session, entry.snapshot_id, folder, who.id)
-        own, exact = known[entry.snapshot_id]
-        parent = found.get(entry.parent_id)
-        above = "" if parent is None else parent.checkpoint if parent.comparisons else parent.inherited_from
-        if own or above:
-            found[entry.id] = Touch(entry.name, own, above, exact)
-    return list(found.values())
-
-
-def _trained_on(session: Session, snapshot_id: int | None, folder: Path, who: int | None) -> tuple[int, bool]:
-    snapshot = session.get_one(Snapshot, snapshot_id)
-    kept = _kept(snapshot, folder)
-    return _counted(_votes(session, snapshot, who), kept).get(who, Counter())[False], kept is not None
-
-
-@dataclass(frozen=True)
-class Makeup:
-    """What the pairs (and ties) to train on are, counted.
-
-    `agreement`: of the pairs that `several` annotators judged, the mean share of votes for what was chosen.
-    `naming_makers`: pairs with a completion that says which model wrote it. `sources`: who wrote the completions.
-    """
-
-    pairs: int
-    imported: int
-    rewrites: int
-    ranked: int
-    adjudicated: int
-    several: int
-    agreement: float | None
-    naming_makers: int
-    sources: dict[str, int]
-
-
-def makeup(*, session: Session, snapshot: Snapshot, folder: Path) -> Makeup:
-    """What a snapshot's pairs are. Raises SnapshotError where its files are gone or changed, NotAllowedError."""
-    require_researcher(session=session, to="look through the lineage")
-    rows = rows_to_train_on(snapshot=snapshot, folder=folder)
-    several = [row["agreement"] for row in rows if row["annotators"] > 1]
-    naming = set(session.exec(select(Completion.text_hash).where(col(Completion.names_maker))))
-    sides = ("chosen", "rejected")
-    return Makeup(
-        pairs=len(rows),
-        imported=sum(row["round"] is None and row["purpose"] != Purpose.REWRITE for row in rows),
-        rewrites=sum(row["purpose"] == Purpose.REWRITE for row in rows),
-        ranked=sum(row.get("ranking") is not None for row in rows),
-        adjudicated=sum(row.get("adjudicated", False) for row in rows),
-        several=len(several),
-        agreement=sum(several) / len(several) if several else None,
-        naming_makers=sum(any(text_hash(row[side]) in naming for side in sides) for row in rows) if naming else 0,
-        sources=dict(Counter(row[f"{side}_source"] for row in rows for side in sides).most_common()),
-    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from sqlmodel import Session, col, select
 
+from store.ancestry import cut_moments
 from store.errors import UnknownRecordError
 from store.hashing import text_hash
 from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Round, Snapshot
@@ -48,10 +50,10 @@ class Lineage:
 
 @dataclass(frozen=True)
 class SnapshotUse:
-    """A snapshot that holds a comparison's pair, cut while the comparison stood.
+    """A snapshot that holds a comparison's pair, cut while the comparison stood: at first, or anew for a training.
 
     `split`: `train`, `test` (held out) or `ties`. `chosen`: which completion is chosen there. `trained`: the
-    checkpoints that were trained on the snapshot.
+    checkpoints that were trained on the snapshot while the comparison stood.
     """
 
     snapshot: Snapshot
@@ -106,25 +108,27 @@ def snapshots_with(*, session: Session, folder: Path, lineage: Lineage) -> list[
     """
     require_researcher(session=session, to="look through comparisons")
     uses: list[SnapshotUse] = []
+    cuts = cut_moments(session=session)
     for snapshot in list_snapshots(session=session):
-        if _stood(lineage.comparison, snapshot):
-            uses += _uses(session, snapshot, folder / snapshot.path, lineage)
+        learned = session.exec(select(Checkpoint).where(Checkpoint.snapshot_id == snapshot.id)).all()
+        trained = [entry.name for entry in learned if _stood(lineage.comparison, cuts[entry.id])]
+        if trained or _stood(lineage.comparison, snapshot.created_at):
+            uses += _uses(snapshot, folder / snapshot.path, lineage, trained)
     return uses
 
 
-def _stood(comparison: Comparison, snapshot: Snapshot) -> bool:
+def _stood(comparison: Comparison, at: datetime) -> bool:
     ended = comparison.superseded_at
-    return comparison.created_at <= snapshot.created_at and (ended is None or ended > snapshot.created_at)
+    return comparison.created_at <= at and (ended is None or ended > at)
 
 
-def _uses(session: Session, snapshot: Snapshot, folder: Path, lineage: Lineage) -> list[SnapshotUse]:
+def _uses(snapshot: Snapshot, folder: Path, lineage: Lineage, trained: list[str]) -> list[SnapshotUse]:
     sides = {written.text_hash: side for side, written in lineage.completions.items()}
-    trained = session.exec(select(Checkpoint.name).where(Checkpoint.snapshot_id == snapshot.id)).all()
     uses = []
     for name in snapshot.manifest["files"]:
         for chosen, rejected in _preferences(folder / name, lineage.prompt.content_hash):
             if {chosen, rejected} == set(sides):
-                uses.append(SnapshotUse(snapshot, Path(name).stem, sides[chosen], list(trained)))
+                uses.append(SnapshotUse(snapshot, Path(name).stem, sides[chosen], trained))
     return uses
 
 

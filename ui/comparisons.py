@@ -26,6 +26,7 @@ from store.wording import counted
 from ui import components as show
 from ui.charts import agreement_chart, choices_charts, pace_chart
 from ui.model_text import render_model_text
+from ui.presets import asks_for_comparisons, preset_filters
 from ui.state import errors_in_words, research_workspace
 
 PAGE = 50
@@ -81,10 +82,11 @@ def filters(workspace: Workspace) -> Search:
         names = {who.id: who.name for who in list_annotators(session=session)}
         rounds = {None: "all rounds", IMPORTED: "imported"}
         rounds |= {entry.id: f"round {entry.number}" for entry in list_rounds(session=session)}
+    preset_filters(names, rounds)
     text, order = st.columns([4, 1])
     said = text.text_input("Search", key="find_text", placeholder="In prompts, completions and reasons")
     sort = order.selectbox("Order", list(Sort), key="find_sort", format_func=lambda sort: sort.value)
-    with st.expander("Filters"):
+    with st.expander("Filters", expanded=asks_for_comparisons()):
         first, second, third = st.columns(3)
         who = first.multiselect("Annotator", list(names), key="find_who", format_func=lambda number: names[number])
         verdicts = second.multiselect("Verdict", list(Verdict), key="find_verdict", format_func=verdict_name)

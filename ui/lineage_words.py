@@ -10,16 +10,20 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
 from dpo_core.gate import match_words
-from dpo_core.lineage import CheckpointRecord, changed_settings
-from store.ancestry import Ancestry, Contribution, Touch
+from dpo_core.lineage import CheckpointRecord, changed_settings, service_words
+from store.ancestry import Ancestry
+from store.decision_tables import DecisionRecord
+from store.models import Snapshot
 from store.preferences import drop_in_words
 from store.snapshots import trained_words
+from store.teaching import Contribution, Touch
 from store.wording import counted
 from ui.judged_words import beside_rows
 from ui.story import accuracy_line, percent, warnings
 
 NOTHING = "–"
 CHECKPOINT_PARAMETER, NAME_PARAMETER = "checkpoint", "as"  # of the page's address
+DATA, SNAPSHOT_PARAMETER, WHO_PARAMETER, ROUND_PARAMETER = "data", "snapshot", "by", "round"  # of the Data page's
 TREE_HEAD = ("Checkpoint", "From", "Round", "Trained on", "Held-out accuracy", "Standing")
 TOUCH_HEAD = ("Checkpoint", "Comparisons trained on", "Inherited from")
 TEACHING_HEAD = ("Annotator or source", "Trained on", "Share", "Judged by", "")
@@ -56,12 +60,17 @@ def decision_words(found: Ancestry) -> str:
     """What was decided about it, by whom and when."""
     decided = found.decided
     if decided is None:
-        return {"base": "It is where the loop began.", "not picked": "A sweep went on with another."}.get(
-            found.standing, "Nothing was decided about it yet."
-        )
+        if found.parent is None:
+            return f"It is where the loop began. {service_words(found, _by_whom)}".rstrip()
+        others = {"not picked": "A sweep went on with another."}
+        return others.get(found.standing, "Nothing was decided about it yet.")
     what = {"promote": "Promoted", "keep": "Kept back"}[decided.action]
     against = ", against the gate" if decided.forced else ""
-    return f"{what}{against} by {decided.by or 'nobody named'} on {decided.created_at:%Y-%m-%d %H:%M} UTC."
+    return f"{what}{against} {_by_whom(decided)}. {service_words(found, _by_whom)}".rstrip()
+
+
+def _by_whom(decision: DecisionRecord) -> str:
+    return f"by {decision.by or 'nobody named'} on {decision.created_at:%Y-%m-%d %H:%M} UTC"
 
 
 def facts(record: CheckpointRecord) -> list[tuple[str, str]]:
@@ -141,16 +150,53 @@ def touched_words(name: str, found: Sequence[Touch]) -> str:
     return said + unsure
 
 
+def touched_serving_words(name: str, found: Sequence[Touch], serving: str) -> str:
+    """What the checkpoint that serves now has of somebody, before they are retracted; empty where it has nothing."""
+    touch = next((each for each in found if each.checkpoint == serving), None)
+    if touch is None:
+        return ""
+    said = f"was trained on {counted(touch.comparisons, 'comparison')} of {name}'s"
+    if not touch.comparisons:
+        said = f"descends from {touch.inherited_from}, which was trained on {name}'s comparisons"
+    return (
+        f"{serving}, which serves now, {said}. Retracting takes nothing out of its weights: roll back, or train again "
+        "from a checkpoint before."
+    )
+
+
 def tree_drawing(found: Sequence[Ancestry], chosen: str, name: str = "") -> str:
-    """All checkpoints and what was trained from what; each leads to its own page, for the visitor of this name."""
+    """All checkpoints, and what was trained from what on which snapshot.
+
+    Each leads to its place, for the visitor who goes by `name`.
+    """
     nodes = [_checkpoint(each, chosen=each.name == chosen, leads_to=address(each.name, name)) for each in found]
     edges = [_edge(each.parent, each.name, _round_of(each)) for each in found if each.parent]
-    return _digraph("LR", [*nodes, *edges])
+    cut = {each.snapshot.hash: _snapshot(each.snapshot, name) for each in found if each.snapshot}
+    learned = [_edge(_snapshot_node(each.snapshot), each.name) for each in found if each.snapshot]
+    return _digraph("LR", [*nodes, *cut.values(), *edges, *learned])
 
 
 def address(checkpoint: str, name: str = "") -> str:
     """Where the page is about this checkpoint; `name`: the one that the visitor goes by in the address."""
     return "?" + urlencode({CHECKPOINT_PARAMETER: checkpoint} | ({NAME_PARAMETER: name} if name else {}))
+
+
+def data_parameters(name: str = "", **asked: str) -> dict[str, str]:
+    """The Data page's address: a `snapshot`, comparisons `by` somebody, those of a `round`."""
+    return asked | ({NAME_PARAMETER: name} if name else {})
+
+
+def _data_address(name: str, **asked: str) -> str:
+    return f"{DATA}?{urlencode(data_parameters(name, **asked))}"
+
+
+def _snapshot(cut: Snapshot, name: str) -> str:
+    label = f"snapshot\n{cut.hash[:12]}\n{trained_words(cut.manifest)}"
+    return _node(_snapshot_node(cut), label, PLAIN, leads_to=_data_address(name, snapshot=cut.hash[:12]), shape="note")
+
+
+def _snapshot_node(cut: Snapshot) -> str:
+    return f"snapshot {cut.hash[:12]}"
 
 
 def _checkpoint(found: Ancestry, *, chosen: bool, leads_to: str = "") -> str:
@@ -162,34 +208,38 @@ def _round_of(found: Ancestry) -> str:
     return f"round {found.round.number}" if found.round else ""
 
 
-def origin_drawing(record: CheckpointRecord) -> str:
-    """One checkpoint: its parent, its settings, its snapshot, and whose comparisons that holds. Empty for the base."""
+def origin_drawing(record: CheckpointRecord, name: str = "") -> str:
+    """One checkpoint: its parent, its settings, its snapshot, and whose comparisons that holds. Empty for the base.
+
+    Parent, snapshot and people lead to their places, for the visitor who goes by `name`.
+    """
     found = record.ancestry
     if found.snapshot is None or found.parent is None:
         return ""
-    snapshot = f"snapshot {found.snapshot.hash[:12]}"
-    changed = [f"{name} = {value}" for name, value, _ in setting_rows(record)]
+    changed = [f"{setting} = {value}" for setting, value, _ in setting_rows(record)]
     lines = [
         _checkpoint(found, chosen=True),
-        _node("parent", found.parent, PLAIN),
-        _node("snapshot", f"{snapshot}\n{trained_words(found.snapshot.manifest)}", PLAIN),
+        _node("parent", found.parent, PLAIN, leads_to=address(found.parent, name)),
+        _snapshot(found.snapshot, name),
         _node("settings", "\n".join(["settings", *(changed or ["as they come"])]), PLAIN),
-        *(_edge(each, found.name) for each in ("parent", "snapshot", "settings")),
-        *_people(record.teaching.by if record.teaching else []),
+        *(_edge(each, found.name) for each in ("parent", _snapshot_node(found.snapshot), "settings")),
+        *_people(record.teaching.by if record.teaching else [], _snapshot_node(found.snapshot), name),
     ]
     return _digraph("LR", lines)
 
 
-def _people(by: Sequence[Contribution]) -> Iterator[str]:
+def _people(by: Sequence[Contribution], snapshot: str, name: str) -> Iterator[str]:
     theirs = [each for each in by if each.trained]
     for number, each in enumerate(theirs[:SHOWN_PEOPLE]):
         gone = "\nretracted" if each.retracted else ""
-        yield _node(f"who {number}", f"{each.annotator}{gone}", FILLS["kept back"] if each.retracted else PLAIN)
-        yield _edge(f"who {number}", "snapshot", f"{each.trained:,}")
+        theirs_at = _data_address(name, by=each.annotator)
+        fill = FILLS["kept back"] if each.retracted else PLAIN
+        yield _node(f"who {number}", f"{each.annotator}{gone}", fill, leads_to=theirs_at)
+        yield _edge(f"who {number}", snapshot, f"{each.trained:,}")
     rest = theirs[SHOWN_PEOPLE:]
     if rest:
         yield _node("others", f"{counted(len(rest), 'other')}", PLAIN)
-        yield _edge("others", "snapshot", f"{sum(each.trained for each in rest):,}")
+        yield _edge("others", snapshot, f"{sum(each.trained for each in rest):,}")
 
 
 def _digraph(direction: str, lines: Sequence[str]) -> str:
@@ -201,9 +251,11 @@ def _digraph(direction: str, lines: Sequence[str]) -> str:
     return "\n".join(["digraph lineage {", looks, *lines, "}"])
 
 
-def _node(name: str, label: str, fill: str, thick: bool = False, leads_to: str = "") -> str:
-    link = f', URL={_quoted(leads_to)}, target="_self"' if leads_to else ""
-    return f"{_quoted(name)} [label={_quoted(label)}, fillcolor={_quoted(fill)}, penwidth={2 if thick else 1}{link}];"
+def _node(name: str, label: str, fill: str, thick: bool = False, leads_to: str = "", shape: str = "") -> str:
+    looks = f"fillcolor={_quoted(fill)}, penwidth={2 if thick else 1}"
+    looks += f", shape={shape}, style=filled" if shape else ""
+    looks += f', URL={_quoted(leads_to)}, target="_self"' if leads_to else ""
+    return f"{_quoted(name)} [label={_quoted(label)}, {looks}];"
 
 
 def _edge(source: str | None, target: str, label: str = "") -> str:

@@ -36,4 +36,12 @@ def test_checkpoints_are_drawn_without_a_network(page: Page, tmp_path: Path, ser
     tree.locator("a", has_text="base").click()
     expect(page.get_by_text("It is where the loop began.")).to_be_visible()
     expect(page.get_by_role("button", name="Rae")).to_be_visible()
+    page.go_back()
+    snapshot = page.locator("svg a", has_text="4 pairs").first
+    expect(snapshot).to_be_visible()
+    snapshot.click()
+    expect(page.get_by_role("tab", name="Snapshots and export", selected=True)).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="Comparisons by Lea").click()
+    expect(page.get_by_text("4 verdicts")).to_be_visible()
     assert asked_elsewhere == []

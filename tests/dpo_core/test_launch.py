@@ -25,6 +25,7 @@ from dpo_core.errors import RunError
 from dpo_core.loop import start_round, start_training
 from dpo_core.packaged import packaged
 from dpo_core.progress import QuietProgress, read_metrics
+from dpo_core.reproduce import reproduce
 from dpo_core.workspace import Workspace
 from store.checkpoints import list_checkpoints
 from store.database import reading
@@ -61,14 +62,17 @@ def make(make_workspace: Make) -> Iterator[Callable[..., tuple[Workspace, int]]]
     """A function that makes a workspace with a training in the queue. Nothing may be left at work on it at the end."""
     made: list[Workspace] = []
 
-    def make(name: str = "workspace", launcher: str = TWO, count: int = 2) -> tuple[Workspace, int]:
+    def make(
+        name: str = "workspace", launcher: str = TWO, count: int = 2, **more: int | float
+    ) -> tuple[Workspace, int]:
         workspace = make_workspace(name, worker={"lease_seconds": 300, "niceness": 1, "launcher": launcher})
         made.append(workspace)
         run = start_round(workspace, by="test")
         assert carry_out_here(workspace, run.id or 0).status == RunStatus.DONE
         compare_all(workspace, prefer_longer)
         changes = {"batch_size": PAIRS // count, "num_train_epochs": STEPS, "learning_rate": 1e-3, "save_steps": 2}
-        return workspace, start_training(workspace, by="test", changes=changes | {"drift_samples": 2}).id or 0
+        asked = changes | {"drift_samples": 2} | more
+        return workspace, start_training(workspace, by="test", changes=asked).id or 0
 
     yield make
     left = [process for workspace in made for process in processes(workspace)]
@@ -140,6 +144,19 @@ def test_two_processes_train_as_one_does(make: Callable[..., tuple[Workspace, in
         assert len(session.exec(select(Run).where(Run.kind == RunKind.TRAIN)).all()) == 1
     assert log_of(workspace, number).count("attempt 1") == 1, "only the leader speaks"
     assert processes(workspace) == []
+
+
+def test_what_two_processes_trained_is_trained_once_more_by_one(make: Callable[..., tuple[Workspace, int]]) -> None:
+    """Ten pairs, four at a time, the last two of an epoch filled up with its first; two batches of each to a step."""
+    workspace, number = make(batch_size=2, gradient_accumulation_steps=2, num_train_epochs=4)
+    work_off(workspace)
+    run = fetch(workspace, number)
+    assert (run.status, len(steps_of(workspace, number))) == (RunStatus.DONE, 8), run.error
+    found = reproduce(workspace, "1")
+    assert found.moved is not None and found.moved > 1e-3
+    assert found.weights.within(1e-5), found.weights
+    assert [(fact.name, fact.then, fact.now) for fact in found.facts] == [("processes", "2", "1")]
+    assert "It was trained in 2 processes." in found.notes[0]
 
 
 def test_a_killed_rank_is_no_end_and_weights_that_are_split_go_on_from_where_they_were(

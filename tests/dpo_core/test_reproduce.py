@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sqlmodel import select
 
+from dpo_core.config import WorkerSettings
 from dpo_core.deciding import go_on
 from dpo_core.errors import ModelError, RunError
 from dpo_core.loop import start_training
@@ -26,6 +29,7 @@ from ui.cli import run
 
 Make = Callable[..., Workspace]
 QUICK = {"drift_samples": 0}
+OF_LATE = ("machine", "weights")  # older records have neither
 
 
 def train_a_round(workspace: Workspace) -> None:
@@ -77,7 +81,7 @@ def test_what_is_not_as_recorded_is_said(make_workspace: Make) -> None:
         checkpoint = get_checkpoint(session=session, name="round-1-beta-0.5")
         machine = checkpoint.metrics["train"]["machine"]
         assert machine == machine_facts()
-        trained = checkpoint.metrics["train"] | {"machine": machine | {"threads": 64}}
+        trained = checkpoint.metrics["train"] | {"machine": machine | {"device": "another card"}}
         checkpoint.metrics = checkpoint.metrics | {"train": trained}
         checkpoint.code_version = checkpoint.code_version.replace("pairloop==", "pairloop==0.0.0-")
         session.add(checkpoint)
@@ -85,8 +89,62 @@ def test_what_is_not_as_recorded_is_said(make_workspace: Make) -> None:
     assert (found.weights.differing, found.weights.worst) == (1, "model.norm.weight")
     assert found.weights.largest == pytest.approx(0.25)
     assert [found.weights.within(tolerance) for tolerance in (0.1, 0.3)] == [False, True]
-    assert [fact.name for fact in found.facts] == ["pairloop", "threads"]
-    assert found.facts[1].then == "64"
+    assert [fact.name for fact in found.facts] == ["pairloop", "device"]
+    assert found.facts[1].then == "another card"
+
+
+def test_it_is_trained_with_as_many_threads_as_then(make_workspace: Make) -> None:
+    """Sums of one thread and of three come out differently; the settings of now do not matter."""
+    workspace = make_workspace(training=QUICK, worker={"threads": 1})
+    ready_to_train(workspace)
+    train_a_round(workspace)
+    later = workspace.settings.model_copy(update={"worker": WorkerSettings(threads=3)})
+    found = reproduce(replace(workspace, settings=later), "1")
+    assert found.weights.within(0) and (found.facts, found.notes) == ([], [])
+
+
+def test_a_parent_that_was_changed_since_is_told_before_anything_is_trained(
+    make_workspace: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "model")
+    workspace = make_workspace(training=QUICK, model={"base": str(base)})
+    ready_to_train(workspace)
+    train_a_round(workspace)
+    go_on(workspace, decision=Decision.PROMOTE, by="test")
+    assert run_next(workspace).status == RunStatus.DONE
+    compare_all(workspace, prefer_longer)
+    train_a_round(workspace)
+    change(base)
+    heard: list[object] = []
+    with pytest.raises(RunError, match=r"round-1 was trained from other weights .* those of base were changed since"):
+        reproduce(workspace, "1", heard.append)
+    assert heard == []
+    found = reproduce(workspace, "2")
+    assert found.weights.within(0), "the base is not in it"
+    assert [fact.name for fact in found.facts] == ["weights of base"]
+    change(workspace.folder / "checkpoints" / "round-1")
+    with pytest.raises(RunError, match="those of base and round-1 were changed since"):
+        reproduce(workspace, "2")
+
+
+def change(folder: Path) -> None:
+    """One weight is another."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"][0] += 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_what_is_not_on_record_is_said(make_workspace: Make) -> None:
+    workspace = make_workspace(training=QUICK)
+    ready_to_train(workspace)
+    train_a_round(workspace)
+    with writing(workspace.engine) as session:
+        checkpoint = get_checkpoint(session=session, name="round-1")
+        trained = {name: value for name, value in checkpoint.metrics["train"].items() if name not in OF_LATE}
+        checkpoint.metrics = checkpoint.metrics | {"train": trained}
+    notes = " ".join(reproduce(workspace, "1").notes)
+    assert "How many processes trained it is not on record" in notes and "Which weights it started from" in notes
 
 
 def test_the_commands_exit_code_says_whether_it_is_the_same(
@@ -98,10 +156,7 @@ def test_the_commands_exit_code_says_whether_it_is_the_same(
     here = ["--workspace", str(workspace.folder)]
     assert run(["reproduce", "1", *here]) == 0
     assert "round-1: identical, all" in capsys.readouterr().out
-    path = workspace.folder / "checkpoints" / "round-1" / "model.safetensors"
-    weights = load_file(path)
-    weights["model.norm.weight"][0] += 0.5
-    save_file(weights, path, metadata={"format": "pt"})
+    change(workspace.folder / "checkpoints" / "round-1")
     assert run(["reproduce", "1", *here]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "differ, by 0.5 at most (in model.norm.weight). More than the tolerance of 0." in said

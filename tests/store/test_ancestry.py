@@ -1,153 +1,17 @@
-"""The family of checkpoints: counts worked by hand, and the law that what is counted is what was used."""
+"""The family of checkpoints: parents, decisions and terms of service, worked by hand."""
 
 from __future__ import annotations
-
-import shutil
-from pathlib import Path
-from random import Random
 
 import pytest
 import sqlalchemy as sa
 
-from store.ancestry import Contribution, Touch, makeup, read_ancestry, touched_by, who_taught
-from store.annotators import get_or_add_annotator, retract_annotator
-from store.checkpoints import add_checkpoint
+from store.ancestry import Ancestry, read_ancestry
+from store.annotators import get_or_add_annotator
 from store.database import reading, writing
-from store.errors import NotAllowedError, UnknownRecordError
-from store.models import Checkpoint, Completion, Role, Snapshot
+from store.errors import NotAllowedError
+from store.models import Role
 from store.roles import on_behalf_of
 from tests.store.test_decisions import Decision, back_to, go_round
-from tests.store.test_snapshots import WORKED, Given, cut, say
-
-NAMES = ("Ann", "Bob", "Cy", "Di")
-VERDICTS = ("a", "b", "tie", "both_bad", "skip", "A")
-
-
-def taught(engine: sa.Engine, folder: Path, snapshot: Snapshot) -> list[tuple[str, int, int]]:
-    with reading(engine) as session:
-        found = who_taught(session=session, snapshot=snapshot, folder=folder)
-    return [(each.annotator, each.trained, each.held_out) for each in found.by]
-
-
-def touches(engine: sa.Engine, folder: Path, name: str) -> list[tuple[str, int, str]]:
-    with reading(engine) as session:
-        found = touched_by(session=session, folder=folder, name=name)
-    return [(each.checkpoint, each.comparisons, each.inherited_from) for each in found]
-
-
-def train(engine: sa.Engine, name: str, parent: str, snapshot: Snapshot) -> None:
-    with writing(engine) as session:
-        above = session.exec(sa.select(Checkpoint.id).where(Checkpoint.name == parent)).scalar_one()  # type: ignore[call-overload, arg-type]
-        add_checkpoint(session=session, name=name, path=name, parent_id=above, snapshot_id=snapshot.id)
-
-
-@pytest.fixture
-def worked(engine: sa.Engine) -> sa.Engine:
-    with writing(engine) as session:
-        say(session, WORKED)
-        retract_annotator(session=session, name="Mallory")
-    return engine
-
-
-def test_whose_comparisons_a_snapshot_holds(worked: sa.Engine, tmp_path: Path) -> None:
-    """By hand, from WORKED: `clear`, `other side`, `half` and `imported` are trained on, `held` is judged by."""
-    snapshot = cut(worked, tmp_path, max_chars=50)
-    assert taught(worked, tmp_path, snapshot) == [("Ann", 3, 1), ("Bob", 2, 0), ("Cy", 1, 0), ("import:f", 1, 0)]
-    rest = cut(worked, tmp_path, exclude_annotators=("Ann",), max_chars=50)
-    assert taught(worked, tmp_path, rest) == [("Bob", 1, 0), ("import:f", 1, 0)]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_what_is_counted_is_what_was_used(engine: sa.Engine, tmp_path: Path, seed: int) -> None:
-    """Whatever was said, asked and filtered: everybody's comparisons add up to the manifest's `used`."""
-    draw = Random(seed)
-    pairs = [
-        Given(
-            f"prompt {draw.randrange(6)}" if number % 3 else f"imported {number}",
-            draw.choice("xyz"),
-            draw.choice(("w", "x ")),
-            {name: draw.choice(VERDICTS) for name in draw.sample(NAMES, draw.randint(1, 4))},
-            round=draw.choice((1, 2)) if number % 3 else None,
-            purpose=draw.choice(("train", "train", "duel")) if number % 3 else "train",
-        )
-        for number in range(40)
-    ]
-    pairs += [Given(f"sure {n}", "x", "y", {"Ann": "a"}) for n in range(2)]
-    pairs += [Given("held", "x", "y", {"Bob": "a", "Cy": "a"}, held_out=True)]
-    with writing(engine) as session:
-        say(session, pairs)
-    options = {
-        "keep_ties": draw.random() < 0.5,
-        "min_agreement": draw.choice((0.0, 0.5, 0.7)),
-        "include_imported": draw.random() < 0.5,
-        "round_numbers": draw.choice((None, (1,))),
-    }
-    snapshot = cut(engine, tmp_path, **options)
-    say_later(engine)
-    found = taught(engine, tmp_path, snapshot)
-    assert sum(trained + held for _, trained, held in found) == snapshot.manifest["used"] > 5
-
-
-def say_later(engine: sa.Engine) -> None:
-    """After the cut somebody says more on the same texts, and Ann is retracted: neither changes what went in."""
-    with writing(engine) as session:
-        say(session, [Given("sure 0", "x", "y", {"Zoe": "a"})])
-        retract_annotator(session=session, name="Ann")
-
-
-def test_a_retracted_annotator_is_found_in_what_was_trained_before_and_in_all_that_descends(
-    worked: sa.Engine, tmp_path: Path
-) -> None:
-    """round-1 on Ann's; round-2 from it, without hers; round-3 from the base, without hers; round-4 from round-2."""
-    with_ann = cut(worked, tmp_path, max_chars=50)
-    train(worked, "round-1", "base", with_ann)
-    with writing(worked) as session:
-        retract_annotator(session=session, name="Ann")
-        say(session, [Given("new", "x", "y", {"Bob": "a"}), Given("newer", "x", "y", {"Bob": "a"})])
-    without = cut(worked, tmp_path)
-    for name, parent in (("round-2", "round-1"), ("round-3", "base"), ("round-4", "round-2")):
-        train(worked, name, parent, without)
-    assert touches(worked, tmp_path, "Ann") == [
-        ("round-1", 3, ""),
-        ("round-2", 0, "round-1"),
-        ("round-4", 0, "round-1"),
-    ]
-    assert [name for name, _, _ in touches(worked, tmp_path, "Bob")] == ["round-1", "round-2", "round-3", "round-4"]
-    assert touches(worked, tmp_path, "Bob")[1][2] == "round-1", "it was trained on theirs, and inherits as well"
-    assert touches(worked, tmp_path, "import:f") == [
-        ("round-1", 1, ""),
-        ("round-2", 1, "round-1"),
-        ("round-3", 1, ""),
-        ("round-4", 1, "round-2"),
-    ]
-    assert touches(worked, tmp_path, "Mallory") == []
-    with reading(worked) as session:
-        by = who_taught(session=session, snapshot=with_ann, folder=tmp_path).by
-        assert by[0] == Contribution("Ann", "annotator", True, 3, 1)
-        with pytest.raises(UnknownRecordError, match="no annotator called"):
-            touched_by(session=session, folder=tmp_path, name="Nobody")
-
-
-def test_held_out_comparisons_alone_touch_nothing(engine: sa.Engine, tmp_path: Path) -> None:
-    pairs = [Given(f"p{n}", "x", "y", {"Ann": "a"}) for n in range(2)]
-    with writing(engine) as session:
-        say(session, [*pairs, Given("held", "x", "y", {"Bob": "a"}, held_out=True)])
-    train(engine, "round-1", "base", cut(engine, tmp_path))
-    assert touches(engine, tmp_path, "Bob") == []
-    assert touches(engine, tmp_path, "Ann") == [("round-1", 2, "")]
-
-
-def test_without_its_files_all_that_could_have_gone_in_is_counted(worked: sa.Engine, tmp_path: Path) -> None:
-    snapshot = cut(worked, tmp_path, max_chars=50)
-    train(worked, "round-1", "base", snapshot)
-    shutil.rmtree(tmp_path / "snapshots")
-    with reading(worked) as session:
-        found = who_taught(session=session, snapshot=snapshot, folder=tmp_path)
-        [touch] = touched_by(session=session, folder=tmp_path, name="Ann")
-    assert (found.exact, touch.exact) == (False, False)
-    # By hand: beside her three, `split`, `mostly tied`, `tied`, `same` and `long`.
-    assert touch == Touch("round-1", 8, "", exact=False)
-    assert found.trained > 7
 
 
 def test_the_family(engine: sa.Engine) -> None:
@@ -172,25 +36,32 @@ def test_the_family(engine: sa.Engine) -> None:
     assert number is not None and number.number == 2
 
 
-def test_what_a_snapshots_pairs_are(worked: sa.Engine, tmp_path: Path) -> None:
-    """Pairs by several: `clear` (2 of 3 for what was chosen) and `half` (1 of 2)."""
-    with writing(worked) as session:
-        written = session.exec(sa.select(Completion).where(Completion.text == "y")).scalars()  # type: ignore[call-overload, arg-type]
-        next(written).names_maker = True
-    snapshot = cut(worked, tmp_path, max_chars=50)
-    with reading(worked) as session:
-        found = makeup(session=session, snapshot=snapshot, folder=tmp_path)
-    assert (found.pairs, found.imported, found.several, found.rewrites, found.ranked) == (4, 1, 2, 0, 0)
-    assert found.agreement == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert found.sources == {"base": 6, "file": 2}
-    assert found.naming_makers == 4
+def test_when_each_of_them_served(engine: sa.Engine) -> None:
+    """Promoted, kept back, promoted, and back to round-1 again: decisions 1, 3 and 4 let another serve."""
+    for decision in (Decision.PROMOTE, Decision.KEEP, Decision.PROMOTE):
+        go_round(engine, decision)
+    back_to(engine, "round-1")
+    with reading(engine) as session:
+        found = {each.name: terms(each) for each in read_ancestry(session=session)}
+    assert found == {
+        "base": [(None, "promote", "round-1")],
+        "round-1": [("promote", "promote", "round-3"), ("roll_back", None, "")],
+        "round-2": [],
+        "round-3": [("promote", "roll_back", "round-1")],
+    }
 
 
-def test_it_is_for_researchers(worked: sa.Engine, tmp_path: Path) -> None:
-    with writing(worked) as session:
+def terms(found: Ancestry) -> list[tuple[str | None, str | None, str]]:
+    """How each term of a checkpoint began and ended, and who served next."""
+    return [
+        (term.began.action if term.began else None, term.ended.action if term.ended else None, term.successor)
+        for term in found.terms
+    ]
+
+
+def test_it_is_for_researchers(engine: sa.Engine) -> None:
+    with writing(engine) as session:
         number = get_or_add_annotator(session=session, name="Bob", role=Role.ANNOTATOR).id or 0
-    with reading(on_behalf_of(worked, number)) as session:
-        with pytest.raises(NotAllowedError, match="Only a researcher may look through the lineage"):
-            read_ancestry(session=session)
-        with pytest.raises(NotAllowedError):
-            touched_by(session=session, folder=tmp_path, name="Ann")
+    refused = pytest.raises(NotAllowedError, match="Only a researcher may look through the lineage")
+    with reading(on_behalf_of(engine, number)) as session, refused:
+        read_ancestry(session=session)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
 from dpo_core.workspace import Workspace
-from store.ancestry import Touch, touched_by
+from store.ancestry import read_ancestry
+from store.annotators import get_or_add_annotator, list_annotators
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Checkpoint
+from store.teaching import Touch, touched_by
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
 from ui.cli import YOURS
-from ui.lineage_words import touched_words, tree_drawing
+from ui.lineage_words import touched_serving_words, touched_words, tree_drawing
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
 
@@ -66,7 +70,11 @@ def test_the_newest_checkpoint_is_shown_with_all_that_is_on_record(two_rounds: W
     assert '"base" -> "round-1" [label="round 1"];' in tree and '"round-1" -> "round-2" [label="round 2"];' in tree
     assert '"round-1" [label="round-1\\nserving"' in tree and 'URL="?checkpoint=round-1"' in tree
     assert '"base" [label="base",' in tree
-    assert '"who 0" -> "snapshot" [label="7"];' in origin
+    cut = snapshot_of(two_rounds, "round-2")
+    assert f'"who 0" -> "snapshot {cut}" [label="7"];' in origin
+    assert f'"snapshot {cut}" -> "round-2"' in tree and f'URL="data?snapshot={cut}"' in tree
+    for place in ("?checkpoint=round-1", f"data?snapshot={cut}", "data?by=Max", "data?by=Lea"):
+        assert f'URL="{place}"' in origin, place
     table = rows.replace("<tr><td>", "\n")
     assert "round-1 | base | 1 | 6 pairs" in table and "round-2 | round-1 | 2 | 11 pairs" in table
 
@@ -75,12 +83,48 @@ def test_one_goes_from_a_checkpoint_to_its_relatives(two_rounds: Workspace, open
     app = open_app("lineage")
     button(app, "Parent: round-1").click().run()
     assert app.selectbox(key="lineage_of").value == "round-1"
-    assert "Promoted by lea" in words(app)
+    assert "Promoted by lea" in words(app) and "UTC. It has served since." in words(app)
     assert {"Parent: base", "Trained from it: round-2"} <= set(labels(app))
     button(app, "Parent: base").click().run()
     assert "It is where the loop began." in words(app)
     assert len(drawings(app)) == 1, "the base has no origin here"
     assert [each.proto.label for each in app.get("download_button")] == ["Model card"]
+
+
+def snapshot_of(workspace: Workspace, name: str) -> str:
+    """How the hash begins of what a checkpoint was trained on."""
+    with reading(workspace.engine) as session:
+        return next(each.snapshot.hash[:12] for each in read_ancestry(session=session) if each.name == name)  # type: ignore[union-attr]
+
+
+def test_one_goes_from_a_checkpoint_to_what_it_learned_from(two_rounds: Workspace, open_app: OpenApp) -> None:
+    """Its snapshot, its round and each annotator are links, and the Data page then shows these and no others."""
+    app = open_app("lineage", name="Rae")
+    cut = snapshot_of(two_rounds, "round-2")
+    links = {each.proto.label: parse_qs(each.proto.query_string) for each in app.get("page_link")}
+    wanted = {
+        f"Snapshot {cut}": {"snapshot": [cut]},
+        "Comparisons of round 2": {"round": ["2"]},
+        "Comparisons by Lea": {"by": ["Lea"]},
+        "Comparisons by Max": {"by": ["Max"]},
+    }
+    assert {label: links[label] for label in wanted} == {
+        label: asked | {"as": ["Rae"]} for label, asked in wanted.items()
+    }
+    app = open_app("data")
+    for asked, count in (({"by": "Lea"}, 4), ({"by": "Max"}, 7), ({"round": "2"}, 5), ({"by": "Max", "round": "1"}, 2)):
+        app.query_params.clear()
+        for name, value in asked.items():
+            app.query_params[name] = value
+        app.run()
+        assert f"{count} verdicts" in words(app), asked
+    app.multiselect(key="find_who").set_value([]).run()
+    assert "6 verdicts" in words(app), "what the visitor changes stays as they have it"
+    app.query_params.clear()
+    for name in ("round-1", "round-2", "round-1"):
+        app.query_params["snapshot"] = snapshot_of(two_rounds, name)
+        app.run()
+        assert str(app.selectbox(key="snapshot").value).startswith(snapshot_of(two_rounds, name))
 
 
 def test_an_empty_workspace_has_its_base(workspace: Workspace, open_app: OpenApp) -> None:
@@ -106,6 +150,7 @@ def test_what_somebody_touched(two_rounds: Workspace, open_app: OpenApp) -> None
 def test_names_are_text_in_the_drawing() -> None:
     class Odd:
         name, standing, parent, round, decided = 'a"] evil [label="\\', "serving", None, None, None
+        snapshot = None
 
     drawn = tree_drawing([Odd()], "")  # type: ignore[list-item]
     assert r'"a\"] evil [label=\"\\" [label="a\"] evil [label=\"\\\nserving"' in drawn
@@ -125,6 +170,50 @@ def test_retracting_says_which_checkpoints_are_touched(
     assert code == 0 and "Trained on Max's comparisons: round-1 (2), round-2 (7)." in out
     code, out, _ = pairloop("lineage", "round-1", "--json")
     assert json.loads(out)["checkpoint"]["retracted"] == {"Lea": 4, "Max": 2}
+
+
+def test_it_is_said_first_if_the_checkpoint_that_serves_is_touched(
+    two_rounds: Workspace, open_app: OpenApp, pairloop: Pairloop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """round-1 serves, and was trained on four of Lea's and two of Max's; of Zoe's it has nothing."""
+    with writing(two_rounds.engine) as session:
+        get_or_add_annotator(session=session, name="Zoe")
+    app = open_app("people")
+    for name, has in (("Lea", "round-1, which serves now, was trained on 4 comparisons of Lea's."), ("Zoe", "")):
+        app.selectbox(key="who").set_value(name).run()
+        assert (has in words(app)) and ("which serves now" in words(app)) == bool(has)
+        assert button(app, "Retract for good")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, _, err = pairloop("annotators", "--retract", "Max")
+    assert code != 0 and "round-1, which serves now, was trained on 2 comparisons of Max's." in " ".join(err.split())
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert retracted(two_rounds) == []
+    assert pairloop("annotators", "--retract", "Max")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = pairloop("annotators", "--retract", "Lea")  # a script is told, and not asked
+    assert code == 0 and "was trained on 4 comparisons of Lea's" in " ".join(err.split())
+    assert "serves now" not in pairloop("annotators", "--retract", "Zoe")[2]
+    assert retracted(two_rounds) == ["Lea", "Max", "Zoe"]
+
+
+class Terminal(io.StringIO):
+    """A person at a terminal, who answers like this."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+def retracted(workspace: Workspace) -> list[str]:
+    with reading(workspace.engine) as session:
+        return sorted(who.name for who in list_annotators(session=session) if who.retracted_at is not None)
+
+
+def test_an_heir_that_serves_is_told_by_what_it_descends_from() -> None:
+    found = [Touch("round-1", 4, ""), Touch("round-2", 0, "round-1")]
+    said = touched_serving_words("Lea", found, "round-2")
+    assert said.startswith("round-2, which serves now, descends from round-1, which was trained on Lea's comparisons.")
+    assert touched_serving_words("Lea", found, "base") == ""
 
 
 # The commands

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from dpo_core.export import export_checkpoint
 from dpo_core.lineage import CheckpointRecord, limits, read_record
-from dpo_core.model_card import export_checkpoint, model_card
+from dpo_core.model_card import model_card
 from dpo_core.workspace import Workspace, open_workspace
-from store.ancestry import read_ancestry, touched_by
+from store.ancestry import read_ancestry
 from store.database import reading
+from store.teaching import touched_by
 from store.wording import counted
 from ui import lineage_words as words
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one
@@ -37,7 +39,7 @@ def lineage(
 
     --touched-by finds the checkpoints that were trained on somebody's comparisons, and all that descend from these,
     before or after they are retracted. --export writes a folder that `from_pretrained` opens, with a model card from
-    the record; nothing there is written over.
+    the record (of an adapter on a local model, the card says what to fill in first); nothing there is written over.
 
     \b
     Example:
@@ -119,8 +121,9 @@ def reproduce(
 
     It starts from the parent's weights, the snapshot as it was cut and the settings on record; the checkpoint on disk
     stays as it is, and nothing is registered. On the machine and with the versions of then the weights should be the
-    same to the last bit; otherwise it says by how much they differ, and what is not as it was. Exit code 0: the same,
-    or within --tolerance; 1: not.
+    same to the last bit; otherwise it says by how much they differ, and what is not as it was. What several processes
+    trained is trained by one, on the same pairs at each step, and comes near: give a --tolerance. Exit code 0: the
+    same, or within --tolerance; 1: not.
 
     \b
     Example:
@@ -156,6 +159,9 @@ def _tell(found: Any, tolerance: float, same: bool) -> None:
         )
     if found.moved and not weights.within(0):
         say(f"The training moved weights by up to {found.moved:.3g}.")
+    if not weights.within(0):
+        for note in found.notes:
+            say(note)
     if found.facts:
         print_table(("not as it was", "then", "now"), [(each.name, each.then, each.now) for each in found.facts])
     elif not weights.within(0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,7 +12,6 @@ from sqlmodel import Session
 
 from dpo_core.team import app_url, has_provider, invite_link
 from dpo_core.workspace import Workspace, open_workspace
-from store.ancestry import touched_by
 from store.annotators import (
     deactivate_annotator,
     list_annotators,
@@ -20,12 +20,14 @@ from store.annotators import (
     retract_annotator,
 )
 from store.database import reading, writing
+from store.decisions import serving_checkpoint
 from store.invites import add_invite, admit_email
 from store.logins import last_seen
 from store.models import Annotator, Role
+from store.teaching import touched_by
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one, this_person
 from ui.commands.printing import print_json, print_table, remark, say
-from ui.lineage_words import touched_words
+from ui.lineage_words import touched_serving_words, touched_words
 
 
 class InvitedRole(StrEnum):
@@ -107,7 +109,8 @@ def annotators(
     """Who compared and who may; leaving somebody out.
 
     Nothing is deleted: snapshots cut before stay as they are, later ones count what was left out and why. --retract
-    says which checkpoints were trained on what they said; these stay as they are as well.
+    says which checkpoints were trained on what they said; these stay as they are as well. If the one that serves now is
+    among them it says so first, and in a terminal asks whether to go on.
 
     \b
     Example:
@@ -116,6 +119,8 @@ def annotators(
     """
     only_one(**{"retract": retract, "deactivate": deactivate, "reactivate": reactivate, "log-out": log_out})
     opened = open_workspace(workspace)
+    if retract is not None:
+        _say_first(opened, retract, ask=not as_json and sys.stdin.isatty())
     with writing(opened.engine) as session:
         _change(session, retract, deactivate, reactivate, log_out)
     with reading(opened.engine) as session:
@@ -128,6 +133,18 @@ def annotators(
     print_table(("name", "role", "status", "since", "last seen"), rows)
     if retract is not None:
         say(touched_words(retract, touched))
+
+
+def _say_first(workspace: Workspace, name: str, *, ask: bool) -> None:
+    """Say before somebody is retracted what the checkpoint that serves now has of them, and ask a person whether to."""
+    with reading(workspace.engine) as session:
+        serving = serving_checkpoint(session=session).name
+        found = touched_by(session=session, folder=workspace.folder, name=name)
+    said = touched_serving_words(name, found, serving)
+    if said:
+        remark(said)
+        if ask:
+            typer.confirm(f"Retract {name}? There is no way back.", abort=True, err=True)
 
 
 def _change(

@@ -16,6 +16,7 @@ from store.snapshots import cut_snapshot, list_snapshots
 from store.wording import counted
 from ui import components as show
 from ui.comparisons import PARAMETER, browse
+from ui.presets import asks_for_comparisons, asks_for_snapshot, preset_snapshot
 from ui.state import act, errors_in_words, research_workspace, show_messages
 from ui.transfer import ENDINGS, export_to_workspace, import_upload, zipped
 
@@ -31,13 +32,18 @@ def main() -> None:
         prompts, said = count_prompts(session=session), count_comparisons(session=session)
         snapshots = list_snapshots(session=session)
     counts(prompts, said, snapshots)
-    importing, comparing, cutting = st.tabs(TABS, default=TABS[PARAMETER in st.query_params])
+    importing, comparing, cutting = st.tabs(TABS, default=TABS[place_asked_for()])
     with importing:
         import_files(workspace, sum(prompts.values()))
     with comparing:
         browse()
     with cutting:
         snapshots_and_export(workspace, snapshots)
+
+
+def place_asked_for() -> int:
+    """Which tab the address leads to."""
+    return 2 if asks_for_snapshot() else int(PARAMETER in st.query_params or asks_for_comparisons())
 
 
 def counts(prompts: dict[str, int], said: dict[str, int], snapshots: list[Snapshot]) -> None:
@@ -97,6 +103,7 @@ def snapshots_and_export(workspace: Workspace, snapshots: list[Snapshot]) -> Non
     if not snapshots:
         return
     names = {snapshot.hash: snapshot for snapshot in snapshots}
+    preset_snapshot(names)
     chosen = st.selectbox("Snapshot", list(names), format_func=lambda name: label(names[name]), key="snapshot")
     left, right = st.columns(2, gap="large")
     with left:

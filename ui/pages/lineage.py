@@ -9,15 +9,16 @@ import streamlit as st
 from dpo_core.lineage import CheckpointRecord, limits, read_record
 from dpo_core.model_card import model_card
 from dpo_core.workspace import Workspace
-from store.ancestry import Ancestry, Touch, read_ancestry, touched_by
+from store.ancestry import Ancestry, read_ancestry
 from store.annotators import list_annotators
 from store.database import reading
 from ui import components as show
 from ui import lineage_words as words
+from ui.model_text import message_markdown
 from ui.state import research_workspace, show_messages
-from ui.story import LOOP_PAGE, RUNS_PAGE
+from ui.story import DATA_PAGE, LOOP_PAGE, RUNS_PAGE
+from ui.touching import who_touched
 
-KEPT = 32  # answers in the server's memory
 FRESH_SECONDS = 20  # for which a record is not read again: with large snapshots that takes a second
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     with st.expander("As a table"):
         show.table(words.TREE_HEAD, words.tree_rows(family))
     about(workspace, family, chosen)
-    touched(workspace, family)
+    touched(workspace)
 
 
 def choose(family: list[Ancestry]) -> Ancestry:
@@ -59,14 +60,16 @@ _record: Callable[[str, str, int, Workspace], CheckpointRecord] = st.cache_data(
 
 def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> None:
     """One checkpoint's card: what it came from, what it is worth, what was decided, and the ways on."""
-    record = _record(str(workspace.folder), chosen.name, len(chosen.decisions), workspace)
+    decisions = sum(len(each.decisions) for each in family)  # another's promotion ends this one's service
+    record = _record(str(workspace.folder), chosen.name, decisions, workspace)
     st.subheader(chosen.name, anchor=False)
-    ways_on(family, chosen)
-    drawing = words.origin_drawing(record)
+    ways_on(chosen)
+    drawing = words.origin_drawing(record, st.query_params.get(words.NAME_PARAMETER, ""))
     if drawing:
         st.graphviz_chart(drawing, width="content")
     show.table(("What is on record", ""), words.facts(record))
     data_and_settings(record)
+    people(record)
     found = limits(record)
     if found:
         st.markdown("**Limits**")
@@ -76,8 +79,8 @@ def about(workspace: Workspace, family: list[Ancestry], chosen: Ancestry) -> Non
     st.download_button("Model card", model_card(record), name, "text/markdown", icon=":material/download:")
 
 
-def ways_on(family: list[Ancestry], chosen: Ancestry) -> None:
-    """The parent, what was trained from it, the run that trained it, and its round."""
+def ways_on(chosen: Ancestry) -> None:
+    """The parent, what was trained from it, the run that trained it, its snapshot, and its round."""
     with st.container(horizontal=True):
         relatives = [(chosen.parent, "Parent")] if chosen.parent else []
         relatives += [(name, "Trained from it") for name in chosen.children]
@@ -86,9 +89,28 @@ def ways_on(family: list[Ancestry], chosen: Ancestry) -> None:
         if chosen.run is not None:
             st.button(f"Run {chosen.run.id}", key="to-run", on_click=go_to_run, args=(chosen.run.id,))
         if chosen.round is not None:
-            st.page_link(LOOP_PAGE, label=f"Round {chosen.round.number}", icon=":material/sync:")
+            number = f"{chosen.round.number}"
+            st.page_link(LOOP_PAGE, label=f"Round {number}", icon=":material/sync:")
+            to_data(f"Comparisons of round {number}", round=number)
+        if chosen.snapshot is not None:
+            to_data(f"Snapshot {chosen.snapshot.hash[:12]}", snapshot=chosen.snapshot.hash[:12])
     if st.session_state.pop("leave_for_runs", False):
         st.switch_page(RUNS_PAGE)
+
+
+def people(record: CheckpointRecord) -> None:
+    """The way to what each of those said whom it learned from."""
+    by = record.teaching.by if record.teaching is not None else []
+    many = len(by) > words.SHOWN_PEOPLE
+    with st.expander("What each of them said") if many else st.container(), st.container(horizontal=True):
+        for each in by:
+            to_data(f"Comparisons by {each.annotator}", by=each.annotator)
+
+
+def to_data(label: str, **asked: str) -> None:
+    """A link to a place on the Data page."""
+    asked = words.data_parameters(st.query_params.get(words.NAME_PARAMETER, ""), **asked)
+    st.page_link(DATA_PAGE, label=message_markdown(label), icon=":material/database:", query_params=asked)
 
 
 def go_to(name: str | None) -> None:
@@ -115,18 +137,7 @@ def data_and_settings(record: CheckpointRecord) -> None:
         st.caption("All settings are as they come.")
 
 
-def _read_touched(folder: str, name: str, checkpoints: int, _workspace: Workspace) -> list[Touch]:
-    with reading(_workspace.engine) as session:
-        return touched_by(session=session, folder=_workspace.folder, name=name)
-
-
-# What was trained never changes: only another checkpoint does. With large snapshots it takes a second to read.
-who_touched: Callable[[str, str, int, Workspace], list[Touch]] = st.cache_data(
-    _read_touched, max_entries=KEPT, show_spinner=False
-)
-
-
-def touched(workspace: Workspace, family: list[Ancestry]) -> None:
+def touched(workspace: Workspace) -> None:
     """Choose somebody, or an imported source, and see which checkpoints learned from them."""
     with reading(workspace.engine) as session:
         people = [who.name for who in list_annotators(session=session)]
@@ -135,7 +146,7 @@ def touched(workspace: Workspace, family: list[Ancestry]) -> None:
     if name is None:
         st.caption("Whose comparisons are in which checkpoints, by training or by descent.")
         return
-    found = who_touched(str(workspace.folder), name, len(family), workspace)
+    found = who_touched(workspace, name)
     show.paragraph(words.touched_words(name, found))
     if found:
         show.table(words.TOUCH_HEAD, words.touch_rows(found))

@@ -12,7 +12,6 @@ import streamlit as st
 from dpo_core.team import app_url, invite_link
 from dpo_core.workspace import Workspace
 from store.access_tables import Invite
-from store.ancestry import touched_by
 from store.annotators import (
     change_role,
     count_by_annotator,
@@ -29,8 +28,8 @@ from store.invites import PEOPLE, accounts, add_invite, open_invites, revoke_inv
 from store.logins import last_seen
 from store.models import Annotator, Role
 from ui import components as show
-from ui.lineage_words import touched_words
 from ui.state import act, my_name, research_workspace, show_messages, visitor
+from ui.touching import touched_sentence, touched_serving_sentence
 
 HEAD = ("Name", "Role", "Status", "Comparisons", "Last seen (UTC)", "E-mail")
 
@@ -156,6 +155,9 @@ def retraction(workspace: Workspace, who: Annotator) -> None:
             "snapshots and checkpoints made before stay as they are (the Lineage page shows which), and there is no "
             "way back."
         )
+        serving = touched_serving_sentence(workspace, who.name)
+        if serving:
+            show.paragraph(serving)
         press = {"on_click": act, "args": (retract, workspace, who.name)}
         st.button("Retract for good", key=f"retract-{who.id}", type="primary", **press)
 
@@ -164,12 +166,6 @@ def retract(workspace: Workspace, name: str) -> None:
     """Leave somebody out, and say what they are in all the same."""
     written(workspace, retract_annotator, name=name)
     st.session_state["notice"] = touched_sentence(workspace, name)
-
-
-def touched_sentence(workspace: Workspace, name: str) -> str:
-    """Which checkpoints were trained on what they said."""
-    with reading(workspace.engine) as session:
-        return touched_words(name, touched_by(session=session, folder=workspace.folder, name=name))
 
 
 def written(workspace: Workspace, function: Callable[..., Any], **given: Any) -> None:
