@@ -73,8 +73,8 @@ def test_figures_worked_by_hand(two_rounds: sa.Engine) -> None:
     selected, by_chance = gain.selected, gain.by_chance
     assert (gain.round, selected.verdicts, by_chance.verdicts) == (1, 4, 4)
     assert (selected.preferences.value, by_chance.preferences.value) == (0.75, 0.5)
-    assert (selected.against.value, selected.against.count) == (2 / 3, 3)
-    assert (by_chance.against.value, by_chance.against.count) == (0.0, 2)
+    assert (selected.guessed_wrong.value, selected.guessed_wrong.count) == (2 / 3, 3)
+    assert (by_chance.guessed_wrong.value, by_chance.guessed_wrong.count) == (0.0, 2)
     assert (selected.seconds.value, by_chance.seconds.value) == (5.0, 4.0)
     assert gain.seconds is None  # four values say nothing of how sure their median is
     shares = share_of([1, 1, 1, 0], range(4)), share_of([1, 0, 0, 1], range(4))
@@ -123,7 +123,7 @@ def test_a_planted_gain_is_told(engine: sa.Engine) -> None:
     found = gains(engine).all
     assert found.is_told and FEWEST <= 40
     assert found.preferences is not None and 0.25 < found.preferences[0] < 0.5 < found.preferences[1] < 0.75
-    assert found.against is not None and found.against[0] > 0.1
+    assert found.selected.guessed_wrong.value == pytest.approx(16 / 36)  # "b" in 4 of 9, and nothing is made of it
 
 
 def test_where_nothing_was_selected_there_is_nothing_to_say(engine: sa.Engine, make_round: Any) -> None:
