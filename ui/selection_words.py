@@ -47,8 +47,9 @@ def gain_words(found: Gains) -> str:
     selected, by_chance = found.all.selected, found.all.by_chance
     if not found.all.is_told:
         return (
-            f"Too early to say what selecting pairs yields: there are verdicts on {counted(selected.prompts, 'prompt')} "
-            f"whose pair was selected and on {by_chance.prompts} left to chance; it takes {FEWEST} of each."
+            "Too early to say what selecting pairs yields: there are verdicts on "
+            f"{counted(selected.prompts, 'prompt')} whose pair was selected and on {by_chance.prompts} left to chance; "
+            f"it takes {FEWEST} of each."
         )
     parts = [
         f"{_share(selected.preferences)} of verdicts on selected pairs became preferences, and "
