@@ -13,13 +13,12 @@ well be what was meant; a warning seldom is. Importable without torch: pages and
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
+from dpo_core.alikeness import SAME, similarity
 from store.wording import counted
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from store.snapshots import PreferencePair
 
 SHOWN = 20  # pairs that an alarm names: enough to look at, and a run's row stays small
-SAME = 0.95  # of the longer's tokens: one in twenty differs, about a word in a sentence
 MANY = 0.05  # share of pairs from which on a flaw shapes the training; below it, it is a note
 END = 3  # tokens at the end in which EOS is looked for: templates may put a line break or two after it
 CLEAR_PAIRS = 10  # below this, the standard error itself is a guess
@@ -198,7 +196,7 @@ def _missing_eos(pairs: Sequence[TokenizedPair], eos_ids: Collection[int]) -> li
 
 
 def _near_identical(pairs: Sequence[TokenizedPair]) -> list[Alarm]:
-    alike = [pair for pair in pairs if _alike(pair.chosen_ids, pair.rejected_ids)]
+    alike = [pair for pair in pairs if similarity(pair.chosen_ids, pair.rejected_ids) >= SAME]
     if not alike:
         return []
     text = (
@@ -216,20 +214,6 @@ def _identical(alike: Sequence[TokenizedPair]) -> str:
     cut = sum(bool(pair.chosen_cut or pair.rejected_cut) for pair in same)
     because = f" ({cut} of these only because the rest was cut off)" if cut else ""
     return f"; {len(same)} of them are the same token for token, which teaches nothing{because}" if same else ""
-
-
-def _alike(one: Sequence[int], other: Sequence[int]) -> bool:
-    # Aligning two texts takes time that grows with their product; most pairs are told apart by counting.
-    if (Counter(one) & Counter(other)).total() < SAME * max(len(one), len(other)):
-        return False
-    return similarity(one, other) >= SAME
-
-
-def similarity(one: Sequence[int], other: Sequence[int]) -> float:
-    """The share of the longer's tokens that the other has too, in the same order: 1 for the same, 0 for nothing."""
-    longer = max(len(one), len(other))
-    blocks = SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
-    return sum(block.size for block in blocks) / longer if longer else 1.0
 
 
 def _length_bias(pairs: Sequence[TokenizedPair]) -> list[Alarm]:

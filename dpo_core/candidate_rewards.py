@@ -1,7 +1,8 @@
 """Implicit rewards of completions just written, under the checkpoint that wrote them and against the base.
 
 The reward of a completion is `beta * (log p_policy - log p_base)` (Rafailov et al. 2023, equation 5), as in
-evaluate.py. Both models are in memory together, so that pairs can be asked about as soon as a batch of them is written.
+evaluate.py. Both models are in memory together, so that pairs can be asked about as soon as a batch of them is written,
+and held alike (writers.py): what they differ by is what was learned, and not how they were rounded.
 Each prompt goes through them by itself: its rewards, and so the pair that is selected, do not depend on what it was
 batched with, and a run that was killed and resumed selects what it would have selected.
 """

@@ -120,15 +120,14 @@ class Writer:
         return {side: next(iter(future.result()), None) for side, future in both.items()}
 
     def _load(self, ids: Sequence[int]) -> dict[int, tuple[Any, Any]]:
-        from dpo_core.sampling import load_writer
+        from dpo_core.writers import load_writers
 
         self._tokens = {}
         self._loaded = {number: kept for number, kept in self._loaded.items() if number in ids}
-        for number in ids:  # one after the other: loading is not made for threads
-            if number not in self._loaded:
-                with reading(self._workspace.engine) as session:
-                    checkpoint = session.get_one(Checkpoint, number)
-                self._loaded[number] = load_writer(self._workspace, checkpoint)
+        missing = list(dict.fromkeys(number for number in ids if number not in self._loaded))
+        with reading(self._workspace.engine) as session:
+            checkpoints = [session.get_one(Checkpoint, number) for number in missing]
+        self._loaded |= zip(missing, load_writers(self._workspace, checkpoints), strict=True)
         return self._loaded
 
     def _sample(self, writer: tuple[Any, Any], asked: Exchange, sides: Sequence[str]) -> list[NewCompletion]:

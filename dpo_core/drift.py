@@ -17,8 +17,9 @@ from dpo_core.config import SamplingSettings
 from dpo_core.logps import PairLogps
 from dpo_core.policies import encode_prompt
 from dpo_core.progress import RunProgress
-from dpo_core.sampling import load_writer, prompt_room, sample_completions
+from dpo_core.sampling import prompt_room, sample_completions
 from dpo_core.workspace import Workspace
+from dpo_core.writers import load_writer
 from store.intervals import mean_interval
 from store.models import Checkpoint
 from store.pairs import NewCompletion

@@ -143,23 +143,18 @@ def context_length(config: Any) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
-def load_policy(
-    workspace: Workspace, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, trainable: bool = False
-) -> tuple[Any, Any]:
-    """A checkpoint's model, in evaluation mode on the CPU, and its tokenizer. `dtype`: float32 unless given.
+def load_policy(workspace: Workspace, checkpoint: Checkpoint, *, trainable: bool = False) -> tuple[Any, Any]:
+    """A checkpoint's model, in float32 and evaluation mode on the CPU, and its tokenizer.
 
     A LoRA checkpoint is its adapter on top of the full weights it was trained on (the base, unless full weights were
     trained before), a `PeftModel`; its adapter takes gradients only if `trainable`. Raises ModelError.
     """
-    import torch
-
-    dtype = dtype or torch.float32
     path = workspace.checkpoint_path(checkpoint)
     if checkpoint.kind != "lora":
-        return _load_full(path, dtype), load_tokenizer(path)
+        return _load_full(path), load_tokenizer(path)
     with reading(workspace.engine) as session:
         base = workspace.checkpoint_path(full_weights_below(session=session, checkpoint=checkpoint))
-    return _load_adapter(_load_full(base, dtype), path, trainable=trainable), load_tokenizer(path)
+    return _load_adapter(_load_full(base), path, trainable=trainable), load_tokenizer(path)
 
 
 def best_device() -> torch.device:
@@ -170,7 +165,8 @@ def best_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def _load_full(path: str, dtype: torch.dtype) -> Any:
+def _load_full(path: str) -> Any:
+    import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -178,7 +174,7 @@ def _load_full(path: str, dtype: torch.dtype) -> Any:
     load = partial(
         AutoModelForCausalLM.from_pretrained,
         path,
-        dtype=dtype,
+        dtype=torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,

@@ -17,18 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from sqlmodel import Session, col, func, select
 from transformers import PreTrainedModel
 
 from dpo_core.config import SamplingSettings, SelectionSettings
 from dpo_core.decoding import Law, OnStep, Row, continue_prompts
 from dpo_core.errors import RunError
-from dpo_core.policies import context_length, encode_prompt, load_policy, stop_ids
+from dpo_core.policies import context_length, encode_prompt, stop_ids
 from dpo_core.progress import RunProgress
 from dpo_core.queueing import comparisons_wanted
 from dpo_core.selection import BY_REWARD, Selected, select_pair
 from dpo_core.workspace import Workspace
+from dpo_core.writers import load_writers
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.database import reading, writing
 from store.hashing import content_hash, text_hash
@@ -236,9 +236,7 @@ def _write_pairs(
     workspace: Workspace, run: Run, progress: RunProgress, questions: Sequence[_Question], tally: _Tally
 ) -> None:
     settings = SamplingSettings.model_validate(run.settings["sampling"])
-    with reading(workspace.engine) as session:
-        checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
-    model, tokenizer = load_writer(workspace, checkpoint)
+    (model, tokenizer), *base = load_writers(workspace, _in_memory(workspace, run))
     total = len(run.settings["prompt_ids"])
     lengths = {entry.prompt_id: len(encode_prompt(tokenizer, entry.messages)) for entry in questions}
     room = prompt_room(model, settings)
@@ -253,7 +251,7 @@ def _write_pairs(
     def on_step(_: object) -> None:  # a batch may take minutes: Cancel is heard at every token
         progress.report("sample", tally.handled, total)
 
-    select = _selector(workspace, run, checkpoint, model, tokenizer, on_step)
+    select = _selector(run, model, base[0][0] if base else None, tokenizer, on_step)
     for batch in _batches(fitting, lengths, settings.batch_size):
         prompts = [entry.messages for entry in batch]
         written = sample_completions(
@@ -265,24 +263,36 @@ def _write_pairs(
         progress.report("sample", tally.handled, total, {"tokens_per_second": round(tally.tokens / tally.seconds, 1)})
 
 
+def _in_memory(workspace: Workspace, run: Run) -> list[Checkpoint]:
+    """The checkpoint that writes; and the base, where pairs are selected by reward and it is not the base that writes.
+
+    The base's own rewards are all 0.
+    """
+    with reading(workspace.engine) as session:
+        checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
+        base = base_checkpoint(session=session)
+    asked = run.settings.get("selection")
+    by_reward = asked is not None and asked["rule"]["by"] in BY_REWARD and checkpoint.id != base.id
+    return [checkpoint, base] if by_reward else [checkpoint]
+
+
 Select = Callable[[_Question, Sequence[NewCompletion]], Selected | None]
 
 
-def _selector(
-    workspace: Workspace, run: Run, checkpoint: Checkpoint, model: Any, tokenizer: Any, on_step: OnStep
-) -> Select:
-    """What selects two of a prompt's completions; it selects nothing where the run does not choose."""
+def _selector(run: Run, model: Any, base: Any | None, tokenizer: Any, on_step: OnStep) -> Select:
+    """What selects two of a prompt's completions; it selects nothing where the run does not choose.
+
+    `base`: where they are selected by reward.
+    """
     asked = run.settings.get("selection")
     if asked is None:
         return lambda entry, written: None
     settings, seed = SelectionSettings.model_validate(asked["rule"]), run.settings["sampling"]["seed"]
-    with reading(workspace.engine) as session:
-        base = base_checkpoint(session=session)
     rewards = None
-    if settings.by in BY_REWARD and checkpoint.id != base.id:  # the base's own rewards are all 0
+    if base is not None:
         from dpo_core.candidate_rewards import CandidateRewards  # trl takes seconds to load
 
-        rewards = CandidateRewards(model, load_writer(workspace, base)[0], tokenizer, asked["beta"])
+        rewards = CandidateRewards(model, base, tokenizer, asked["beta"])
 
     def select(entry: _Question, written: Sequence[NewCompletion]) -> Selected | None:
         if len(written) < 2:
@@ -295,16 +305,6 @@ def _selector(
         return select_pair(texts, settings=settings, named=f"{seed}:{content_hash(entry.messages)}", rewards=known)
 
     return select
-
-
-def load_writer(workspace: Workspace, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """A checkpoint's model and tokenizer, made to write fast: merged, and on the GPU if there is one."""
-    on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
-    model, tokenizer = load_policy(workspace, checkpoint, dtype=dtype)
-    if checkpoint.kind == "lora":
-        model = model.merge_and_unload()  # the adapter's own products would be computed again for every token
-    return model.to("cuda" if on_gpu else "cpu"), tokenizer
 
 
 def _batches(questions: Sequence[_Question], lengths: dict[int, int], size: int) -> Iterator[list[_Question]]:

@@ -19,21 +19,18 @@ Every draw follows from the name it is given. Importable without torch.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 
-from dpo_core.alarms import SAME
+from dpo_core.alikeness import SAME, similarity, words_and_signs
 from dpo_core.config import SelectionSettings
 from store.hashing import text_hash
 from store.models import SelectedBy
 
 BY_REWARD = ("near", "far", "mixed")  # rules that ask for rewards
 MIXTURE = (SelectedBy.NEAR, SelectedBy.FAR, SelectedBy.DIVERSE)
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")  # Chinese and Japanese put no spaces between words
 Two = tuple[int, int]
 
 
@@ -61,7 +58,7 @@ def select_pair(
     by = _rule(settings, draw, known=rewards is not None)
     # Where only two came out, they are what any rule selects, and count as such: left out, prompts on which the policy
     # has little to say would be missing on this side of the comparison alone.
-    two = (0, 1) if by == SelectedBy.SLICE else _best(_askable(texts, draw), by, texts, rewards or ())
+    two = (0, 1) if by == SelectedBy.SLICE else _best(texts, by, rewards or (), draw)
     margin = None if rewards is None else rewards[two[0]] - rewards[two[1]]
     return Selected(two, by, margin)
 
@@ -73,25 +70,16 @@ def _rule(settings: SelectionSettings, draw: Random, *, known: bool) -> Selected
     return SelectedBy.RANDOM if by in (SelectedBy.NEAR, SelectedBy.FAR) and not known else by
 
 
-def _askable(texts: Sequence[str], draw: Random) -> list[Two]:
-    """Every two texts that are no near-duplicates, or every two where all are; in an order that is drawn."""
+def _best(texts: Sequence[str], by: SelectedBy, rewards: Sequence[float], draw: Random) -> Two:
+    """Which two the rule takes, of all that are no near-duplicates; of all where all are."""
     every = list(combinations(range(len(texts)), 2))
     draw.shuffle(every)  # so that chance decides between equals
-    return [two for two in every if alikeness(texts[two[0]], texts[two[1]]) < SAME] or every
-
-
-def _best(askable: Sequence[Two], by: SelectedBy, texts: Sequence[str], rewards: Sequence[float]) -> Two:
+    tokens = [words_and_signs(text) for text in texts]
+    alike = {(one, other): similarity(tokens[one], tokens[other]) for one, other in every}
     costs: dict[SelectedBy, Callable[[Two], float]] = {
         SelectedBy.NEAR: lambda two: abs(rewards[two[0]] - rewards[two[1]]),
         SelectedBy.FAR: lambda two: -abs(rewards[two[0]] - rewards[two[1]]),
-        SelectedBy.DIVERSE: lambda two: alikeness(texts[two[0]], texts[two[1]]),
+        SelectedBy.DIVERSE: alike.__getitem__,
         SelectedBy.RANDOM: lambda two: 0.0,
     }
-    return min(askable, key=costs[by])  # the first of several
-
-
-def alikeness(one: str, other: str) -> float:
-    """The share of the longer text's words that the other has too, in whatever order: 1 for the same words."""
-    counts = Counter(_WORD.findall(one.casefold())), Counter(_WORD.findall(other.casefold()))
-    longer = max(count.total() for count in counts)
-    return (counts[0] & counts[1]).total() / longer if longer else 1.0
+    return min([two for two in every if alike[two] < SAME] or every, key=costs[by])  # the first of several

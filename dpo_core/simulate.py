@@ -2,7 +2,7 @@
 
 They see what people see: pairs come from `next_pair`, verdicts go through `record_comparison`, rounds through `loop`.
 Only here is the truth known: a taste is a plain function (prompt, completion) -> score, so the true win rate of a
-checkpoint over the base can be sampled on fresh completions for prompts that are never trained on.
+checkpoint over the base can be sampled on fresh completions for prompts that are never trained on (truth.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from scipy.stats import binomtest
 from sqlmodel import Session
 
 from dpo_core.automatic import Act, read_plan
@@ -22,25 +21,21 @@ from dpo_core.duels import more_duels
 from dpo_core.errors import RunError
 from dpo_core.gate import gate_to_pass
 from dpo_core.loop import Step, read_loop, sample_more, start_round, start_training
-from dpo_core.policies import load_policy
 from dpo_core.progress import Listener
-from dpo_core.sampling import sample_completions
+from dpo_core.tastes import Taste
+from dpo_core.truth import Shares, Truth, prompt_text
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
-from store.checkpoints import base_checkpoint, get_checkpoint
+from store.checkpoints import get_checkpoint
 from store.comparisons import Choice, count_round, record_comparison
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
-from store.hashing import text_hash
-from store.models import Checkpoint, Decision, Prompt, Role, Round, Run, RunStatus
+from store.models import Checkpoint, Decision, Role, Round, Run, RunStatus
 from store.pairs import ShownPair, next_pair
-from store.prompts import Message, all_prompts
+from store.prompts import Message
 from store.rankings import record_ranking
 from store.rounds import list_rounds
 from store.slates import shown_slate
-
-Taste = Callable[[str, str], float]
-TRUTH_PROMPTS = 100  # fresh duels against the base, for each checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,14 +75,6 @@ class Persona:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """How often a checkpoint's fresh completions please more than another's, and how often less."""
-
-    won: float
-    lost: float
-
-
-@dataclass(frozen=True)
 class Measured:
     """What the simulated annotators' blind duels with the parent said, beside the truth.
 
@@ -121,7 +108,8 @@ class RoundReport:
     """What one simulated round came to.
 
     `checkpoint`: what it was trained to; `decision`: what became of that; `serving`: what serves then, which is what
-    `win_rate` is about: over the base, by the taste itself, ties half. `duels`: how many prompts that is from.
+    `win_rate` is about: over the base, by the taste itself, ties half, each held-out prompt counted alike. `duels`:
+    from how many fresh duels; `interval` counts those of one prompt for what they are worth.
     `labels`: every verdict given so far, in all rounds, those on duels among them.
     """
 
@@ -315,8 +303,8 @@ def _report(
         serving = serving_checkpoint(session=session)
         trained = session.get_one(Checkpoint, session.get_one(Round, opened.id).result_checkpoint_id)
         counts = [count_round(session=session, round_id=entry.id or 0) for entry in list_rounds(session=session)]
-    won = truth.wins(serving)
-    interval = binomtest(int(sum(won)), len(won)).proportion_ci(method="wilson")
+    found = truth.win_rate(serving)
+    assert found.value is not None and found.interval is not None
     return RoundReport(
         round=opened.number,
         checkpoint=trained.name,
@@ -325,57 +313,9 @@ def _report(
         held_out_accuracy=trained.metrics["eval"].get("accuracy_after"),
         decision=decision.value,
         serving=serving.name,
-        win_rate=sum(won) / len(won),
-        interval=(interval.low, interval.high),
-        duels=len(won),
+        win_rate=found.value,
+        interval=found.interval,
+        duels=found.count,
         labels=sum(count["total"] + count["duels"] for count in counts),
         measured=measured,
     )
-
-
-class Truth:
-    """The true win rate over the base: fresh completions for held-out prompts, judged by the taste without noise."""
-
-    def __init__(self, workspace: Workspace, taste: Taste, seed: int) -> None:
-        self._workspace = workspace
-        self._taste = taste
-        self._seed = seed + 1_000_003  # not the draws that the rounds' pairs were made of
-        with reading(workspace.engine) as session:
-            self._prompts = _truth_prompts(all_prompts(session=session))
-            self._base = base_checkpoint(session=session)
-        self._known: dict[str, list[float]] = {}
-
-    def wins(self, checkpoint: Checkpoint) -> list[float]:
-        """For each prompt 1 if the checkpoint's completion pleases more than the base's, 0.5 if as much, else 0."""
-        pairs = zip(self._scores(checkpoint), self._scores(self._base), strict=True)
-        return [1.0 if new > old else 0.5 if new == old else 0.0 for new, old in pairs]
-
-    def shares(self, checkpoint: Checkpoint, other: Checkpoint) -> Shares:
-        """How often one checkpoint's completion pleases more than another's, and less."""
-        pairs = list(zip(self._scores(checkpoint), self._scores(other), strict=True))
-        won, lost = sum(mine > theirs for mine, theirs in pairs), sum(mine < theirs for mine, theirs in pairs)
-        return Shares(won / len(pairs), lost / len(pairs))
-
-    def _scores(self, checkpoint: Checkpoint) -> list[float]:
-        if checkpoint.name not in self._known:
-            self._known[checkpoint.name] = self._score(checkpoint, self._seed + (checkpoint.name != self._base.name))
-        return self._known[checkpoint.name]
-
-    def _score(self, checkpoint: Checkpoint, seed: int) -> list[float]:
-        model, tokenizer = load_policy(self._workspace, checkpoint)
-        settings = self._workspace.settings.sampling
-        messages = [prompt.messages for prompt in self._prompts]
-        written = sample_completions(model, tokenizer, messages, settings, per_prompt=1, seed=seed)
-        texts = [completions[0].text if completions else "" for completions in written]
-        return [self._taste(prompt_text(asked), text) for asked, text in zip(messages, texts, strict=True)]
-
-
-def _truth_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Held-out prompts first: those are never trained on."""
-    ranked = sorted(prompts, key=lambda prompt: (not prompt.held_out, text_hash(prompt.content_hash)))
-    return ranked[:TRUTH_PROMPTS]
-
-
-def prompt_text(messages: Sequence[Message]) -> str:
-    """What a taste is given as the prompt: the last thing the user said."""
-    return messages[-1]["content"]

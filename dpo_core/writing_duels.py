@@ -16,8 +16,9 @@ from dpo_core.config import SamplingSettings
 from dpo_core.errors import RunError
 from dpo_core.policies import encode_prompt
 from dpo_core.progress import RunProgress
-from dpo_core.sampling import load_writer, prompt_room, sample_completions
+from dpo_core.sampling import prompt_room, sample_completions
 from dpo_core.workspace import Workspace
+from dpo_core.writers import load_writer
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
 from store.duels import add_duels

@@ -1,4 +1,6 @@
-"""What selecting pairs gained: what people said of pairs that were selected, beside those that were left to chance.
+"""What selecting pairs yielded: what people said of pairs that were selected, beside those that were left to chance.
+
+That is the yield of a label, how many become preferences and how long one takes, and not what is learned from it.
 
 Both are of the same rounds: which prompts are left to chance is drawn for each, so the two sides differ in the
 selection alone. Pairs on held-out prompts, and those drawn at random because nothing was known to select by, are on
@@ -31,16 +33,17 @@ SIDES = (Verdict.A, Verdict.B)
 class Side:
     """What people said of the pairs on one side of the comparison.
 
-    `preferences`: the share of verdicts that prefer one completion (no tie, both bad or skip). `against`: of these, how
-    often they preferred the one that the policy had given less reward, before any training on them. `seconds`: the
-    median over prompts.
+    `preferences`: the share of verdicts that prefer one completion (no tie, both bad or skip). `seconds`: the median
+    over prompts. `guessed_wrong`: of the preferences, how often they are for the completion that the policy had given
+    less reward, before any training on them. That follows from the rule (whoever asks where the policy does not know
+    finds it wrong half of the time, were it ever so good), so it says what was asked and nothing of what was gained.
     """
 
     verdicts: int
     prompts: int
     preferences: Estimate
-    against: Estimate
     seconds: Estimate
+    guessed_wrong: Estimate
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,6 @@ class Gain:
         return difference_interval(self.selected.preferences, self.by_chance.preferences)
 
     @property
-    def against(self) -> Interval | None:
-        """How much more often people contradict the policy, likewise."""
-        return difference_interval(self.selected.against, self.by_chance.against)
-
-    @property
     def seconds(self) -> Interval | None:
         """How much longer people take, likewise."""
         return difference_interval(self.selected.seconds, self.by_chance.seconds)
@@ -74,7 +72,7 @@ class Gain:
 
 @dataclass(frozen=True)
 class Gains:
-    """What selecting gained. `pairs`: how many were selected in which way; `rounds`: those with verdicts on both."""
+    """What selecting yielded. `pairs`: how many were selected in which way; `rounds`: those with verdicts on both."""
 
     pairs: dict[str, int]
     rounds: list[Gain]
@@ -91,7 +89,7 @@ class _Said(NamedTuple):
 
 
 def read_gains(*, session: Session) -> Gains:
-    """What selecting pairs gained so far, in each round and in all. Raises NotAllowedError."""
+    """What selecting pairs yielded so far, in each round and in all. Raises NotAllowedError."""
     require_researcher(session=session, to="see what selecting pairs gained")
     counted = session.exec(
         select(Pair.selected_by, sa.func.count()).where(_was_selected()).group_by(col(Pair.selected_by))
@@ -152,8 +150,8 @@ def _side(said: Sequence[_Said]) -> Side:
         verdicts=len(said),
         prompts=len({each.prompt for each in said}),
         preferences=share_of([float(each.verdict in SIDES) for each in said], [each.prompt for each in said]),
-        against=share_of([float(_contradicts(each)) for each in leaning], [each.prompt for each in leaning]),
         seconds=median_of([median(times) for times in seconds.values()]),
+        guessed_wrong=share_of([float(_contradicts(each)) for each in leaning], [each.prompt for each in leaning]),
     )
 
 

@@ -60,7 +60,7 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
     rows = [history_row(entry, won[entry.round.number], served.get(entry.round.id, "")) for entry in reversed(stories)]
     show.table(HEAD, rows)
     strengths(workspace, sum(entry.comparisons["duels"] for entry in stories))
-    what_selecting_gained(gains)
+    what_selecting_yielded(gains)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
         st.download_button(
@@ -91,13 +91,13 @@ def strengths(workspace: Workspace, judged: int) -> None:
             show.table(STRENGTHS, strength_rows(found), "Points as in chess: 100 more means winning 64% of the duels.")
 
 
-def what_selecting_gained(found: Gains) -> None:
-    """What became of selected pairs beside those left to chance: a sentence, and the figures for whoever wants them."""
+def what_selecting_yielded(found: Gains) -> None:
+    """What became of selected pairs beside those left to chance: in words, and the figures for whoever wants them."""
     if not found.pairs:
         return
     st.caption(selection.gain_words(found))
     if found.rounds:
-        with st.expander("What selecting pairs gains, round by round"):
+        with st.expander("What selecting pairs yields, round by round"):
             show.table(selection.HEAD, selection.gain_rows(found), selection.NOTE)
 
 

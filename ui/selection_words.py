@@ -10,11 +10,13 @@ from store.models import SelectedBy
 from store.selected import BY_A_RULE, FEWEST, Gain, Gains, Side
 from store.wording import counted
 
-HEAD = ("Round", "Verdicts", "Became preferences", "Against the policy", "Median seconds")
+HEAD = ("Round", "Verdicts", "Became preferences", "Median seconds", "Policy guessed wrong")
 NOTE = (
     "Each cell: pairs that were selected, pairs left to chance (random_share in [selection] of pairloop.toml), and the "
-    "95% interval of the difference. Against the policy: people preferred the completion to which the checkpoint that "
-    "wrote both had given less implicit reward."
+    "95% interval of the difference. Preferences and seconds are what a label yields, not what is learned from it. "
+    "Policy guessed wrong: people preferred the completion to which the checkpoint that wrote both had given less "
+    "implicit reward. That is what the rule does, and nothing gained: near asks where the policy cannot tell, far "
+    "where it is sure."
 )
 NAMES = {  # ways to select, after a number of pairs
     SelectedBy.SLICE: "left to chance",
@@ -25,6 +27,7 @@ NAMES = {  # ways to select, after a number of pairs
     SelectedBy.DIVERSE: "diverse",
 }
 NOTHING = "–"
+YIELD = "That is what a label yields, not what was learned from it."
 
 
 def ways_words(pairs: dict[str, int]) -> str:
@@ -33,7 +36,7 @@ def ways_words(pairs: dict[str, int]) -> str:
 
 
 def gain_words(found: Gains) -> str:
-    """Whether selected pairs are worth more of a person's time than others, in a sentence; "" where none was."""
+    """What verdicts on selected pairs yield, beside those on others, in sentences; "" where none was selected."""
     if not found.pairs:
         return ""
     if not any(how in found.pairs for how in BY_A_RULE):
@@ -44,24 +47,31 @@ def gain_words(found: Gains) -> str:
     selected, by_chance = found.all.selected, found.all.by_chance
     if not found.all.is_told:
         return (
-            f"Too early to say what selecting pairs gains: there are verdicts on {counted(selected.prompts, 'prompt')} "
-            f"whose pair was selected and on {by_chance.prompts} left to chance; it takes {FEWEST} of each."
+            "Too early to say what selecting pairs yields: there are verdicts on "
+            f"{counted(selected.prompts, 'prompt')} whose pair was selected and on {by_chance.prompts} left to chance; "
+            f"it takes {FEWEST} of each."
         )
     parts = [
         f"{_share(selected.preferences)} of verdicts on selected pairs became preferences, and "
         f"{_share(by_chance.preferences)} of those on pairs left to chance ({_points(found.all.preferences)})"
     ]
-    if selected.against.value is not None and by_chance.against.value is not None:
-        parts.append(
-            f"people contradicted the policy in {_share(selected.against)} and {_share(by_chance.against)} of them "
-            f"({_points(found.all.against)})"
-        )
     if selected.seconds.value is not None and by_chance.seconds.value is not None:
         parts.append(
             f"a verdict took {selected.seconds.value:.1f} and {by_chance.seconds.value:.1f} seconds (median; "
             f"{_told(found.all.seconds, '{:+.1f} to {:+.1f} seconds')})"
         )
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + f". {YIELD}{_guess_words(selected, by_chance)}"
+
+
+def _guess_words(selected: Side, by_chance: Side) -> str:
+    """What the rule does; "" where the policy guessed on one side only."""
+    if selected.guessed_wrong.value is None or by_chance.guessed_wrong.value is None:
+        return ""
+    return (
+        f" The policy's own guess was wrong in {_share(selected.guessed_wrong)} of the preferences on selected pairs "
+        f"and in {_share(by_chance.guessed_wrong)} of the others: that is which pairs the rule takes, and nothing "
+        "gained."
+    )
 
 
 def gain_rows(found: Gains) -> list[tuple[str, ...]]:
@@ -76,8 +86,8 @@ def _row(gain: Gain) -> tuple[str, ...]:
         "all" if gain.round is None else str(gain.round),
         f"{selected.verdicts:,} and {by_chance.verdicts:,}",
         _cell(_share(selected.preferences), _share(by_chance.preferences), _span(gain.preferences)),
-        _cell(_share(selected.against), _share(by_chance.against), _span(gain.against)),
         _cell(_time(selected.seconds), _time(by_chance.seconds), _span(gain.seconds, "{:+.1f} to {:+.1f}", by=1)),
+        _cell(_share(selected.guessed_wrong), _share(by_chance.guessed_wrong), ""),
     )
 
 
@@ -115,7 +125,7 @@ def as_record(found: Gains) -> dict[str, Any]:
 
 
 def _record(gain: Gain) -> dict[str, Any]:
-    more = {"preferences": gain.preferences, "against": gain.against, "seconds": gain.seconds}
+    more = {"preferences": gain.preferences, "seconds": gain.seconds}
     sides = {"selected": _side(gain.selected), "by_chance": _side(gain.by_chance)}
     return {"round": gain.round} | sides | {"more": more, "told": gain.is_told}
 
@@ -125,6 +135,6 @@ def _side(side: Side) -> dict[str, Any]:
         "verdicts": side.verdicts,
         "prompts": side.prompts,
         "preferences": asdict(side.preferences),
-        "against": asdict(side.against),
         "seconds": asdict(side.seconds),
+        "guessed_wrong": asdict(side.guessed_wrong),
     }

@@ -27,7 +27,8 @@ ROUND_HEAD = (
 ROUND_NOTE = (
     "Held out: accuracy on held-out pairs. Won: of the new checkpoint's blind duels with its parent, with their "
     "interval; beside it the truth, what such annotators would come to in the end, and whether the interval held it. "
-    "Over the base: the true win rate of what serves then, from fresh prompts. Labels: all verdicts so far, duels too."
+    "Over the base: the true win rate of what serves then, from fresh duels on held-out prompts. Labels: all verdicts "
+    "so far, duels too."
 )
 STAGE_HEAD = ("Round", "Labels (mean)", "Over the base (mean)", "95% interval over seeds")
 

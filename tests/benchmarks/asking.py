@@ -1,11 +1,13 @@
 """How many labels the loop needs to be 80% better than where it began, by how the pairs to ask about are chosen.
 
     PYTHONPATH=. python tests/benchmarks/asking.py --out FILE.jsonl [--seeds 0 1 2 3 4] [--tastes warm structured]
-        [--ways random near far diverse mixed offline] [--rounds 3] [--comparisons 40] [--duels 30]
+        [--ways random random4 near far diverse mixed offline] [--rounds 3] [--comparisons 40] [--duels 30]
 
 `pairloop simulate` on the demo, over and over: each way goes round the loop with annotators of a known taste, a tenth
 of whose verdicts are a coin toss, and after each round the checkpoint's true win rate over the base is sampled by the
 taste itself. "offline" is what there is without a loop: one round with as many labels as the others have given by then.
+"random4" takes any two of four completions that are no near-duplicates: what the rules gain over it is the rule's, and
+what it gains over "random" comes of leaving out near-duplicates.
 The permanent random slice is part of each way that chooses. Labels are those that are trained on or held out; blind
 duels with the parent come on top in every way but offline, and say whether their intervals hold the truth.
 
@@ -35,7 +37,7 @@ from dpo_core.workspace import Workspace
 from tests.benchmarks.noise import difference
 from ui.simulation_words import verdicts_words
 
-WAYS = ("random", "near", "far", "diverse", "mixed", "offline")
+WAYS = ("random", "random4", "near", "far", "diverse", "mixed", "offline")
 CANDIDATES = 4
 Case = tuple[str, str, int, int]  # way, taste, seed, rounds that are made one: 1 but for offline
 
@@ -101,7 +103,7 @@ def with_way(workspace: Workspace, way: str, duels: int) -> Workspace:
     asked["training"] |= {"drift_samples": 0}  # which tell, and change nothing
     asked["worker"] |= {"threads": torch.get_num_threads()}  # OMP_NUM_THREADS=1, to run one on each core
     if way not in ("random", "offline"):
-        asked["selection"] |= {"candidates": CANDIDATES, "by": way}
+        asked["selection"] |= {"candidates": CANDIDATES, "by": "random" if way == "random4" else way}
     return Workspace(workspace.folder, Settings.model_validate(asked))
 
 

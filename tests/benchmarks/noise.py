@@ -36,9 +36,10 @@ from dpo_core.loop import Step, read_loop, start_round, start_training
 from dpo_core.policies import load_policy
 from dpo_core.queueing import queue_rules
 from dpo_core.sampling import sample_completions
-from dpo_core.simulate import Persona, Taste, prompt_text
-from dpo_core.tastes import load_taste
+from dpo_core.simulate import Persona
+from dpo_core.tastes import Taste, load_taste
 from dpo_core.tokenization import tokenize_pairs
+from dpo_core.truth import prompt_text
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
 from store.checkpoints import base_checkpoint, get_checkpoint

@@ -23,7 +23,6 @@ from dpo_core.alarms import (
     left_out,
     recorded_alarms,
     run_alarms,
-    similarity,
     with_examples,
 )
 from dpo_core.errors import DivergedError
@@ -74,13 +73,6 @@ def before(pairs: list[TokenizedPair], ties: list[TokenizedPair] | None = None) 
 def test_healthy_pairs_give_no_alarm() -> None:
     assert before(healthy()) == {}
     assert before([]) == {}
-
-
-def test_similarity_is_the_share_of_the_longer_that_stands_in_the_other_in_order() -> None:
-    assert similarity([1, 2, 3, 4], [1, 2, 3, 4]) == 1
-    assert similarity([1, 2, 3, 4], [1, 3, 4]) == 0.75
-    assert similarity([1, 2], [3, 4]) == 0
-    assert similarity([], []) == 1
 
 
 def test_pairs_that_hardly_differ() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpo_core.alikeness import similarity
 from dpo_core.changing_settings import change_section
 from dpo_core.config import Settings, parse_settings, render_settings
 from dpo_core.errors import SettingsError
-from dpo_core.selection import MIXTURE, Selected, alikeness, select_pair
+from dpo_core.selection import MIXTURE, Selected, select_pair
 from store.models import SelectedBy
 
 TEXTS = ("Water it weekly.", "Give it light, and little else.", "Basil is a plant.", "Ask your neighbour, who knows.")
@@ -78,7 +81,7 @@ def test_near_duplicates_are_asked_only_where_nothing_else_is_there(by: str) -> 
     """Text 1 has two of the 40 words of text 0 changed, text 2 is another: rewards would have the first two chosen."""
     duplicate = WORDS.replace("word0 ", "other ").replace("word1 ", "words ")
     texts, rewards = (WORDS, duplicate, "Something else entirely."), (0.5, 0.5, 0.6) if by == "near" else (1, -1, 0.5)
-    assert alikeness(WORDS, duplicate) == 0.95
+    assert similarity(WORDS.split(), duplicate.split()) == 0.95
     every = many(by, texts=texts, rewards=rewards)
     assert (0, 1) not in {each.two for each in every if each.by != SelectedBy.SLICE}
     alone = many(by, texts=(WORDS, duplicate), rewards=rewards[:2])
@@ -86,18 +89,19 @@ def test_near_duplicates_are_asked_only_where_nothing_else_is_there(by: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ("Water it.", "water IT!", 1.0),
-        ("a b c d", "d c b a", 1.0),  # in whatever order
-        ("a a a b", "a b", 0.5),
-        ("yes", "no", 0.0),
-        ("我喜欢茶", "我喜欢水", 0.75),  # no spaces between words
-        ("!!!", "???", 1.0),  # no word in either
-    ],
+    "texts", [("x = a + b", "x = a - b", "y"), ("-5", "5", "-6"), ("yes, I can", "can I, yes", "-")]
 )
-def test_alikeness_is_the_share_of_the_longers_words(one: str, other: str, expected: float) -> None:
-    assert alikeness(one, other) == alikeness(other, one) == expected
+def test_texts_that_differ_in_a_sign_or_in_order_are_asked_about(texts: tuple[str, ...]) -> None:
+    assert (0, 1) in {each.two for each in many("random", texts=texts) if each.by != SelectedBy.SLICE}
+
+
+def test_selecting_is_quick_whatever_is_selected_from() -> None:
+    """16 completions of 500 words have 120 pairs. It takes some 90 ms; comparing them with difflib took 1.5 s."""
+    draw = Random(0)
+    texts = [" ".join(draw.choices(WORDS.split(), k=500)) for _ in range(16)]
+    started = time.process_time()
+    select_pair(texts, settings=rule("diverse", candidates=16), named="x")
+    assert time.process_time() - started < 0.5
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from sqlmodel import Session, select
 from store.annotators import retract_annotator
 from store.database import _alembic_config, _engine, open_database, reading, writing
 from store.errors import NotAllowedError
+from store.exporting import export_snapshot
 from store.intervals import difference_interval, share_of
-from store.models import Pair, Round, SelectedBy, now
+from store.models import Pair, Round, SelectedBy, Snapshot, now
 from store.roles import on_behalf_of
+from store.searching import Search, Sort, write_csv
 from store.selected import FEWEST, Gains, read_gains
+from store.snapshots import cut_snapshot, read_snapshot
 from tests.store import teams
 from tests.store.test_database import FIRST_ROWS
 
@@ -73,8 +78,8 @@ def test_figures_worked_by_hand(two_rounds: sa.Engine) -> None:
     selected, by_chance = gain.selected, gain.by_chance
     assert (gain.round, selected.verdicts, by_chance.verdicts) == (1, 4, 4)
     assert (selected.preferences.value, by_chance.preferences.value) == (0.75, 0.5)
-    assert (selected.against.value, selected.against.count) == (2 / 3, 3)
-    assert (by_chance.against.value, by_chance.against.count) == (0.0, 2)
+    assert (selected.guessed_wrong.value, selected.guessed_wrong.count) == (2 / 3, 3)
+    assert (by_chance.guessed_wrong.value, by_chance.guessed_wrong.count) == (0.0, 2)
     assert (selected.seconds.value, by_chance.seconds.value) == (5.0, 4.0)
     assert gain.seconds is None  # four values say nothing of how sure their median is
     shares = share_of([1, 1, 1, 0], range(4)), share_of([1, 0, 0, 1], range(4))
@@ -123,13 +128,53 @@ def test_a_planted_gain_is_told(engine: sa.Engine) -> None:
     found = gains(engine).all
     assert found.is_told and FEWEST <= 40
     assert found.preferences is not None and 0.25 < found.preferences[0] < 0.5 < found.preferences[1] < 0.75
-    assert found.against is not None and found.against[0] > 0.1
+    assert found.selected.guessed_wrong.value == pytest.approx(16 / 36)  # "b" in 4 of 9, and nothing is made of it
 
 
 def test_where_nothing_was_selected_there_is_nothing_to_say(engine: sa.Engine, make_round: Any) -> None:
     make_round(engine, pairs=2)
     found = gains(engine)
     assert (found.pairs, found.rounds, found.all.is_told) == ({}, [], False)
+
+
+@pytest.fixture
+def chosen(engine: sa.Engine, tmp_path: Path) -> Snapshot:
+    """Of three pairs a is chosen, then b, then a; the first two were selected."""
+    with writing(engine) as session:
+        number = add_round(session, 1)
+        select_as(session, number, "near", 0.25, {"Ada": "a"})
+        select_as(session, number, "far", 0.5, {"Ada": "b"})
+        teams.ask(session, {"Ada": "a"})
+        return cut_snapshot(session=session, folder=tmp_path)
+
+
+def test_a_snapshot_has_how_its_pairs_were_selected(engine: sa.Engine, chosen: Snapshot, tmp_path: Path) -> None:
+    """The margin is that of the chosen text: against the policy it is negative."""
+    rows = read_snapshot(snapshot=chosen, folder=tmp_path, split="train")
+    assert len(rows) == 3
+    told = {(row["selected_by"], row["reward_margin"]) for row in rows if "selected_by" in row}
+    assert told == {("near", 0.25), ("far", -0.5)}
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_an_export_has_it_too(engine: sa.Engine, chosen: Snapshot, tmp_path: Path, file_format: str) -> None:
+    from datasets import load_dataset
+
+    target = tmp_path / "out"
+    with reading(engine) as session:
+        export_snapshot(session=session, snapshot=chosen, folder=tmp_path, target=target, file_format=file_format)
+    loaded = load_dataset(str(target), cache_dir=str(tmp_path / "cache"))["train"]
+    told = set(zip(loaded["selected_by"], loaded["reward_margin"], strict=True))
+    assert told == {("near", 0.25), ("far", -0.5), (None, None)}
+    assert "| `reward_margin` | float64 |" in (target / "README.md").read_text()
+
+
+def test_the_csv_of_comparisons_has_it_by_side(engine: sa.Engine, chosen: Snapshot) -> None:
+    stream = io.StringIO(newline="")
+    with reading(engine) as session:
+        write_csv(session=session, search=Search(sort=Sort.OLDEST), stream=stream)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue(), newline="")))
+    assert [(row["selected_by"], row["reward_margin"]) for row in rows] == [("near", "0.25"), ("far", "0.5"), ("", "")]
 
 
 def test_annotators_are_not_told(engine: sa.Engine, people: list[int]) -> None:

@@ -23,31 +23,34 @@ from ui.story import result_facts
 NO_SIDE = Side(0, 0, Estimate(), Estimate(), Estimate())
 
 
-def side(preferences: float, against: float | None, seconds: float | None, wide: float = 0.05) -> Side:
+def side(preferences: float, wrong: float | None, seconds: float | None, wide: float = 0.05) -> Side:
     """Forty verdicts with these figures, each with an interval so wide to either side."""
 
     def figure(value: float | None) -> Estimate:
         return Estimate() if value is None else Estimate(value, (value - wide, value + wide), 40)
 
-    return Side(40, 40, figure(preferences), figure(against), figure(seconds))
+    return Side(40, 40, figure(preferences), figure(seconds), figure(wrong))
 
 
 def told(selected: Side, by_chance: Side) -> str:
     return gain_words(Gains({"near": 30, "slice": 10}, [], Gain(None, selected, by_chance)))
 
 
-def test_the_gain_is_one_sentence_with_its_figures() -> None:
+def test_the_yield_stands_with_its_figures_and_what_the_rule_does_beside_it() -> None:
     """Half-widths of 5 points make one of 7.07 for a difference."""
     assert told(side(0.8, 0.5, 6.0), side(0.6, 0.48, 7.0)) == (
         "80% of verdicts on selected pairs became preferences, and 60% of those on pairs left to chance (+13 to +27 "
-        "percentage points: more); people contradicted the policy in 50% and 48% of them (-5 to +9 percentage points: "
-        "not told apart); a verdict took 6.0 and 7.0 seconds (median; -1.1 to -0.9 seconds: less)."
+        "percentage points: more); a verdict took 6.0 and 7.0 seconds (median; -1.1 to -0.9 seconds: less). That is "
+        "what a label yields, not what was learned from it. The policy's own guess was wrong in 50% of the preferences "
+        "on selected pairs and in 48% of the others: that is which pairs the rule takes, and nothing gained."
     )
 
 
 def test_what_is_not_known_is_not_said() -> None:
     said = told(side(0.8, None, None), side(0.6, None, 3.0))
-    assert said.endswith("(+13 to +27 percentage points: more).") and "policy" not in said
+    assert said.endswith(
+        "(+13 to +27 percentage points: more). That is what a label yields, not what was learned from it."
+    )
 
 
 def test_it_can_be_too_early_to_say() -> None:
@@ -68,10 +71,11 @@ def test_every_round_has_a_line_and_all_have_one_where_there_are_several() -> No
     assert rows[0][1:] == (
         "40 and 40",
         "80% and 60% (+13 to +27)",
-        "50% and 40% (+3 to +17)",
         "6.0 and 7.0 (-1.1 to -0.9)",
+        "50% and 40%",  # no difference that could pass for a gain
     )
-    json.dumps(as_record(Gains(pairs, [one, two], every)))
+    record = json.loads(json.dumps(as_record(Gains(pairs, [one, two], every))))["all"]
+    assert set(record["more"]) == {"preferences", "seconds"} and record["selected"]["guessed_wrong"]["value"] == 0.5
 
 
 @pytest.fixture
@@ -90,6 +94,13 @@ def test_the_loop_page_says_what_selecting_gained(selected: Workspace, open_app:
     page = words(open_app("loop"))
     assert "100% of verdicts on selected pairs became preferences, and 50% of those on pairs left to chance" in page
     assert "<td>30 and 30</td><td>100% and 50% (+" in page
+
+
+def test_the_data_page_says_how_a_pair_was_selected(selected: Workspace, open_app: OpenApp) -> None:
+    app = open_app("data")
+    for number, said in ((1, "near in reward; reward of a less that of b: +0.1"), (2, "left to chance; reward of a")):
+        app.query_params["comparison"] = str(number)
+        assert f"<td>Selected</td><td>{said}" in words(app.run())
 
 
 def test_where_nothing_is_selected_the_page_says_nothing_of_it(workspace: Workspace, open_app: OpenApp) -> None:
