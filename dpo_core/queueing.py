@@ -19,10 +19,10 @@ from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
 from store.chat_tables import Exchange
 from store.database import reading, writing
-from store.exchanges import completions_of, is_pair_of, kept_exchanges
 from store.hashing import fraction, text_hash
 from store.models import Completion, Pair, Prompt, Round, RoundStatus
 from store.pairs import add_pair
+from store.playground_pairs import completions_of, is_pair_of, kept_exchanges
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules, is_done_for_today
 from store.round_work import WorkDone

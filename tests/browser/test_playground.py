@@ -10,10 +10,10 @@ from sqlmodel import select
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint
 from store.database import reading, writing
-from store.exchanges import claim_exchange, exchange_waits, finish_exchange, report_texts
 from store.models import Purpose
 from store.pairs import NewCompletion, get_pair
 from store.workers import own_name
+from store.writing_exchanges import claim_exchange, exchange_waits, finish_exchange, report_texts
 from tests.browser import seeding
 from tests.browser.conftest import Serve
 from tests.dpo_core.watching import until

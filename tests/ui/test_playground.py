@@ -11,12 +11,13 @@ from dpo_core.workspace import Workspace
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.database import reading, writing
-from store.exchanges import claim_exchange, end_exchange, finish_exchange, read_exchange, report_texts
+from store.exchanges import read_exchange
 from store.invites import admit_email
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
 from store.workers import NO_CHATS, beat, own_name
+from store.writing_exchanges import claim_exchange, end_exchange, finish_exchange, report_texts
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.playground_words import pair_words

@@ -15,10 +15,11 @@ from dpo_core.workspace import Workspace
 from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
 from store.errors import NotAllowedError, UnknownRecordError
-from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
+from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange
 from store.models import Worker
 from store.prompts import Message
 from store.workers import NO_CHATS, live_workers
+from store.writing_exchanges import stop_exchange
 from ui import components as show
 from ui import playground_words as words
 from ui.model_text import message_markdown, plain_markdown, render_model_text, render_prompt
