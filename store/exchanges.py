@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, UnknownRecordError
-from store.models import Annotator, Checkpoint, Prompt
+from store.models import Annotator, Checkpoint, Comparison, Pair, Prompt, Round, RoundStatus, Verdict
 from store.prompts import Message, check_messages
 from store.roles import person_of, require_researcher
 
@@ -22,12 +22,32 @@ SIDES = ("a", "b")
 
 
 @dataclass(frozen=True)
+class AskedPair:
+    """Where the pair of an exchange stands: the number of the round that asks it, and how many answers it has.
+
+    `is_over`: that round is done. `wants`: how many answers more it asks for. `skips` are no answers.
+    """
+
+    round: int
+    is_over: bool
+    answers: int
+    skips: int
+    wants: int
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next round asks it, as nobody said anything of it in this one."""
+        return self.is_over and self.wants > 0 and not self.answers and not self.skips
+
+
+@dataclass(frozen=True)
 class ReadExchange:
-    """An exchange with the names of its checkpoints, and what became of its pair."""
+    """An exchange with the names of its checkpoints, and what became of its pair: None before a round asks one."""
 
     exchange: Exchange
     names: dict[str, str]
     held_out: bool
+    pair: AskedPair | None
 
     @property
     def texts(self) -> dict[str, str]:
@@ -82,7 +102,27 @@ def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
     require_own(session, found)
     names = {side: session.get_one(Checkpoint, number).name for side, number in found.checkpoint_ids.items()}
     prompt = session.get(Prompt, found.prompt_id) if found.prompt_id else None
-    return ReadExchange(found, names, held_out=prompt is not None and prompt.held_out)
+    held_out = prompt is not None and prompt.held_out
+    return ReadExchange(found, names, held_out, _asked_pair(session, found))
+
+
+def _asked_pair(session: Session, found: Exchange) -> AskedPair | None:
+    where = select(Round.number, Round.status, Pair.open_slots).join(Pair, col(Pair.round_id) == Round.id)
+    row = session.exec(where.where(Pair.id == found.pair_id)).first()
+    if row is None:
+        return None
+    number, status, wants = row
+    said = session.exec(
+        select(Comparison.verdict)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            Comparison.pair_id == found.pair_id,
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
+    ).all()
+    skips = said.count(Verdict.SKIP)
+    return AskedPair(number, status == RoundStatus.DONE, len(said) - skips, skips, wants)
 
 
 def require_own(session: Session, found: Exchange) -> None:

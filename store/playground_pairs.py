@@ -1,7 +1,11 @@
-"""Pairs of the Playground: an exchange made a prompt, and its two texts a pair that a round asks before its others."""
+"""Pairs of the Playground: an exchange made a prompt, and its two texts a pair that a round asks before its others.
+
+A pair that nobody answered goes along into the next round, as duels and second looks do.
+"""
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from store.access_tables import Account
@@ -10,7 +14,7 @@ from store.chat_tables import Exchange
 from store.errors import StateError
 from store.exchanges import SIDES, locked_exchange, require_own, why_no_pair
 from store.hashing import content_hash
-from store.models import Annotator, Completion, Pair, Prompt, Purpose
+from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus
 from store.pairs import NewCompletion, add_completion
 from store.prompts import Message, is_held_out
 from store.roles import require_researcher
@@ -69,6 +73,24 @@ def kept_exchanges(*, session: Session) -> list[Exchange]:
     """
     waiting = select(Exchange).where(col(Exchange.prompt_id).is_not(None), col(Exchange.pair_id).is_(None))
     return list(session.exec(waiting.order_by(col(Exchange.id)).with_for_update(skip_locked=True)))
+
+
+def move_open_pairs(*, session: Session, round_id: int) -> list[int]:
+    """Have the new round ask what nobody answered of these pairs in rounds that are done, in the order they had there.
+
+    One that somebody has answered already, or skipped, stays where it is. Returns the pairs.
+    """
+    made = sa.select(col(Exchange.pair_id)).where(col(Exchange.pair_id).is_not(None))
+    said = sa.select(col(Comparison.pair_id)).where(col(Comparison.superseded_at).is_(None))
+    over = sa.select(col(Round.id)).where(col(Round.status) == RoundStatus.DONE)
+    is_left = Pair.open_slots > 0, col(Pair.round_id).in_(over), col(Pair.id).not_in(said)
+    in_order = col(Pair.round_id), col(Pair.position), col(Pair.id)
+    left = session.exec(select(Pair).where(col(Pair.id).in_(made), *is_left).order_by(*in_order)).all()
+    for pair in left:
+        pair.round_id = round_id
+        session.add(pair)
+    session.flush()
+    return [pair.id for pair in left if pair.id is not None]
 
 
 def completions_of(*, session: Session, kept: Exchange) -> tuple[Completion, Completion]:

@@ -55,7 +55,7 @@ def test_answers_grow_side_by_side_and_become_a_pair(page: Page, tmp_path: Path,
     page.reload()
     expect(right).to_contain_text("2 tokens")
     page.get_by_role("button", name="Make this a pair to compare").click()
-    expect(page.get_by_text("The pair is asked before all others of the open round.")).to_be_visible()
+    expect(page.get_by_text("Round 1 asks this pair before all others.")).to_be_visible()
     with reading(workspace.engine) as session:
         kept = session.exec(select(Exchange)).one()
         pair, prompt = get_pair(session=session, pair_id=kept.pair_id or 0)
