@@ -13,6 +13,7 @@ from sqlmodel import Session, col, select
 
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, UnknownRecordError
+from store.holds import is_kept_from
 from store.models import Annotator, Checkpoint, Comparison, Pair, Prompt, Round, RoundStatus, Verdict
 from store.prompts import Message, check_messages
 from store.roles import person_of, require_researcher
@@ -25,7 +26,8 @@ SIDES = ("a", "b")
 class AskedPair:
     """Where the pair of an exchange stands: the number of the round that asks it, and how many answers it has.
 
-    `is_over`: that round is done. `wants`: how many answers more it asks for. `skips` are no answers.
+    `is_over`: that round is done. `wants`: how many answers more it asks for. `skips` are no answers. `kept`: it is not
+    asked of who asked the exchange.
     """
 
     round: int
@@ -33,6 +35,7 @@ class AskedPair:
     answers: int
     skips: int
     wants: int
+    kept: bool
 
     @property
     def goes_on(self) -> bool:
@@ -107,11 +110,12 @@ def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
 
 
 def _asked_pair(session: Session, found: Exchange) -> AskedPair | None:
-    where = select(Round.number, Round.status, Pair.open_slots).join(Pair, col(Pair.round_id) == Round.id)
+    kept = is_kept_from(found.asked_by_id)
+    where = select(Round.number, Round.status, Pair.open_slots, kept).join(Pair, col(Pair.round_id) == Round.id)
     row = session.exec(where.where(Pair.id == found.pair_id)).first()
     if row is None:
         return None
-    number, status, wants = row
+    number, status, wants, is_kept = row
     said = session.exec(
         select(Comparison.verdict)
         .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
@@ -122,7 +126,7 @@ def _asked_pair(session: Session, found: Exchange) -> AskedPair | None:
         )
     ).all()
     skips = said.count(Verdict.SKIP)
-    return AskedPair(number, status == RoundStatus.DONE, len(said) - skips, skips, wants)
+    return AskedPair(number, status == RoundStatus.DONE, len(said) - skips, skips, wants, is_kept)
 
 
 def require_own(session: Session, found: Exchange) -> None:

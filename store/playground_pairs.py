@@ -1,6 +1,7 @@
 """Pairs of the Playground: an exchange made a prompt, and its two texts a pair that a round asks before its others.
 
-A pair that nobody answered goes along into the next round, as duels and second looks do.
+A pair that nobody answered goes along into the next round, as duels and second looks do. Whoever saw who wrote what is
+not asked: who made it, and everybody whose own exchange was the same, word for word (`holds.is_kept_from`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from store.chat_tables import Exchange
 from store.errors import StateError
 from store.exchanges import SIDES, locked_exchange, require_own, why_no_pair
 from store.hashing import content_hash
-from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus
-from store.pairs import NewCompletion, add_completion
+from store.holds import release_hold, sees_blind
+from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
+from store.pairs import NewCompletion, add_completion, recount_open_slots
 from store.prompts import Message, is_held_out
 from store.roles import require_researcher
 
@@ -109,21 +111,66 @@ def completions_of(*, session: Session, kept: Exchange) -> tuple[Completion, Com
 
 
 def is_pair_of(*, session: Session, kept: Exchange, pair: Pair) -> None:
-    """Note which pair an exchange became.
+    """Note which pair an exchange became, and so did all that asked and were answered the same.
 
     Who saw which checkpoint wrote what is not asked about it, unless nobody else is there to be asked.
     """
-    kept.pair_id = pair.id
-    kept.kept_from = kept.asked_by_id if _has_company(session, kept.asked_by_id) else None
-    session.add(kept)
+    for found in (kept, *_twins(session, kept)):
+        found.prompt_id, found.pair_id, found.kept_from = kept.prompt_id, pair.id, found.asked_by_id
+        session.add(found)
     session.flush()
+    fit_to_team(session=session)
 
 
-def _has_company(session: Session, annotator_id: int) -> bool:
-    """Whether somebody else can log in. Where nobody needs to, one person may well go by several names."""
-    others = (
-        select(Account)
-        .join(Annotator, col(Annotator.id) == Account.annotator_id)
-        .where(Account.annotator_id != annotator_id, col(Annotator.active))
+def note_pair(*, session: Session, ended: Exchange) -> None:
+    """Where what was just asked and answered is a pair already, keep it from who asked: they see who wrote what."""
+    made = next((twin for twin in _twins(session, ended) if twin.pair_id is not None), None)
+    if made is None or made.pair_id is None:
+        return
+    ended.prompt_id, ended.pair_id, ended.kept_from = made.prompt_id, made.pair_id, ended.asked_by_id
+    session.add(ended)
+    session.flush()
+    release_hold(session=session, pair_id=made.pair_id, annotator_id=ended.asked_by_id)
+    fit_to_team(session=session)
+
+
+def _twins(session: Session, found: Exchange) -> list[Exchange]:
+    """All other exchanges of the same messages and the same two texts, on whichever sides."""
+    texts = set(found.texts.values())
+    same = col(Exchange.text_a).in_(texts), col(Exchange.text_b).in_(texts), Exchange.id != found.id
+    others = session.exec(select(Exchange).where(*same).order_by(col(Exchange.id)))
+    return [each for each in others if set(each.texts.values()) == texts and each.messages == found.messages]
+
+
+def fit_to_team(*, session: Session) -> None:
+    """Let open pairs of the Playground want no more answers than there are people to give them blind; at least one.
+
+    To be called when one is made, and when fewer people are left. Where nobody logs in, who is there is not known.
+    """
+    if session.exec(select(Account.annotator_id).limit(1)).first() is None:
+        return
+    made = sa.select(col(Exchange.pair_id)).where(col(Exchange.pair_id).is_not(None))
+    is_open = col(Pair.id).in_(made), Pair.open_slots > 0
+    for pair_id, wanted in session.exec(select(Pair.id, Pair.wanted).where(*is_open)).all():
+        assert pair_id is not None
+        most = max(1, len(_who_can_answer(session, pair_id)))
+        if most < wanted:
+            session.execute(sa.update(Pair).where(col(Pair.id) == pair_id).values(wanted=most))
+            recount_open_slots(session=session, pair_id=pair_id)
+
+
+def _who_can_answer(session: Session, pair_id: int) -> set[int]:
+    """Who has answered the pair, or could answer it blind."""
+    answered = (
+        select(Comparison.annotator_id)
+        .join(Annotator, col(Annotator.id) == Comparison.annotator_id)
+        .where(
+            Comparison.pair_id == pair_id,
+            Comparison.verdict != Verdict.SKIP,
+            ~col(Comparison.adjudicates),
+            col(Comparison.superseded_at).is_(None),
+            col(Annotator.retracted_at).is_(None),
+        )
     )
-    return session.exec(others.limit(1)).first() is not None
+    blind = sees_blind().join(Pair, col(Pair.id) == pair_id)
+    return {*session.exec(answered), *session.execute(blind).scalars()}

@@ -16,6 +16,7 @@ from store.errors import StoreError
 from store.exchanges import OPEN, SIDES, locked_exchange, require_own
 from store.models import now
 from store.pairs import NewCompletion
+from store.playground_pairs import note_pair
 from store.roles import require_researcher
 from store.workers import is_gone
 
@@ -155,3 +156,4 @@ def _close(session: Session, found: Exchange, status: ExchangeStatus, *, error: 
     found.finished_at = now()
     session.add(found)
     session.flush()
+    note_pair(session=session, ended=found)

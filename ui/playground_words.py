@@ -81,28 +81,28 @@ def pair_words(told: ReadExchange) -> str:
     ) * told.held_out
     if told.pair is None:
         return f"It is kept. No round compares just now: the next one asks this pair before all others.{held_out}"
-    return f"{_standing_words(told, told.pair)}{held_out}"
+    return f"{_standing_words(told.pair)}{held_out}"
 
 
-def _standing_words(told: ReadExchange, pair: AskedPair) -> str:
+def _standing_words(pair: AskedPair) -> str:
     """Where the pair stands, and who is asked while anybody is."""
     came = f"{counted(pair.answers, 'answer')} came"
     if not pair.wants:
         return f"The pair was asked in round {pair.round}: {came}, and it wants no more."
     if pair.goes_on:
         ended = f"Round {pair.round} ended before anybody answered"
-        return f"{ended}: the next one asks this pair before all others. {_who(told)}"
+        return f"{ended}: the next one asks this pair before all others. {_who(pair)}"
     if pair.is_over:
         skipped = f" and {counted(pair.skips, 'skip')}" * bool(pair.skips)
         return f"The pair was asked in round {pair.round}: {came}{skipped}. That round is over, so it is asked no more."
     so_far = f" So far {came}." * bool(pair.answers)
-    return f"Round {pair.round} asks this pair before all others.{so_far} {_who(told)}"
+    return f"Round {pair.round} asks this pair before all others.{so_far} {_who(pair)}"
 
 
-def _who(told: ReadExchange) -> str:
-    if told.exchange.kept_from is not None:
+def _who(pair: AskedPair) -> str:
+    if pair.kept:
         return "You have seen which checkpoint wrote what, so it is asked of others and not of you."
-    return "Nobody else has an account here, so you are asked yourself; you know already which checkpoint wrote what."
+    return "Nobody else could be asked, so you are asked yourself; you know already which checkpoint wrote what."
 
 
 def short(messages: list[dict[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,17 +12,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
 from store.adjudication import list_doubtful
-from store.annotators import get_or_add_annotator
+from store.annotators import deactivate_annotator, get_or_add_annotator, retract_annotator
 from store.chat_tables import Exchange
 from store.comparisons import Remarks, record_comparison
 from store.database import reading, writing
 from store.errors import PairChangedError, StateError
 from store.exchanges import read_exchange
 from store.invites import admit_email
-from store.models import Annotator, Checkpoint, Comparison, Completion, Pair, Prompt, Purpose, Role
+from store.models import Annotator, Checkpoint, Completion, Pair, Prompt, Purpose, Role
 from store.pairs import add_pair, next_pair
 from store.playground_pairs import completions_of, is_pair_of, keep_prompt, kept_exchanges
+from store.queue_tables import Hold
 from store.roles import on_behalf_of
+from tests.browser import seeding
 from tests.conftest import MakeRound
 from tests.store import exchanging
 from tests.store.asking import add_prompt
@@ -132,28 +135,47 @@ def asked_of(engine: sa.Engine, round_id: int, name: str) -> int | None:
     return None if found is None else found.pair_id
 
 
+def let_in(engine: sa.Engine, *names: str) -> list[int]:
+    """People who came by an invite and chose a passcode."""
+    with writing(engine) as session:
+        return [seeding.let_in(session, name) for name in names]
+
+
+def answer(engine: sa.Engine, pair: Pair, name: str) -> None:
+    with writing(engine) as session:
+        who = get_or_add_annotator(session=session, name=name).id or 0
+        record_comparison(session=session, pair_id=pair.id or 0, annotator_id=who, choice="left")
+
+
+def slots(engine: sa.Engine, pair: Pair) -> int:
+    with reading(engine) as session:
+        return session.get_one(Pair, pair.id).open_slots
+
+
 def test_who_made_a_pair_is_not_asked_about_it_unless_alone(engine: sa.Engine, ask: Ask, make_round: MakeRound) -> None:
-    current, _ = make_round(engine, pairs=0)
-    alone, in_company = ask(written=("x", "y")), ask(written=("x", "z"))
-    keep(engine, alone)
-    mine = make_pair_of(engine, alone, current.id or 0)
-    assert fetch(engine, alone).kept_from is None
+    number, round_id = ask(written=("x", "y")), make_round(engine, pairs=0)[0].id or 0
+    keep(engine, number)
+    pair = make_pair_of(engine, number, round_id)
     with writing(engine) as session:  # Ada goes by another name: perhaps she is Lea
         get_or_add_annotator(session=session, name="Ada")
-        ben = admit_email(session=session, name="Ben", email="ben@example.org")
-    keep(engine, in_company)
-    theirs = make_pair_of(engine, in_company, current.id or 0)
-    assert asked_of(engine, current.id or 0, "Lea") == mine.id
+    assert asked_of(engine, round_id, "Lea") == pair.id
     with writing(engine) as session:
-        lea = get_or_add_annotator(session=session, name="Lea")
-        session.add(Comparison(pair_id=mine.id, annotator_id=lea.id, verdict="a"))
-    assert asked_of(engine, current.id or 0, "Lea") is None
+        admit_email(session=session, name="Ben", email="ben@example.org")
+    assert asked_of(engine, round_id, "Lea") == pair.id, "Ben has never come"
+    let_in(engine, "Cleo")
+    assert asked_of(engine, round_id, "Lea") is None, "though it is on her screen"
+    with pytest.raises(PairChangedError, match="saw in the Playground"):
+        answer(engine, pair, "Lea")
     with writing(engine) as session:
-        session.add(Comparison(pair_id=mine.id, annotator_id=ben.id, verdict="a"))
-    assert asked_of(engine, current.id or 0, "Ben") == theirs.id
+        deactivate_annotator(session=session, name="Cleo")
+    assert asked_of(engine, round_id, "Lea") == pair.id
+    with writing(engine) as session:
+        session.execute(sa.delete(Hold))
+    assert asked_of(engine, round_id, "Ben") == pair.id
+    assert asked_of(engine, round_id, "Lea") is None, "Ben has come by now"
+    answer(engine, pair, "Ben")
     with writing(engine) as session:  # a second look at it, asked of nobody in particular
-        look = session.get_one(Pair, theirs.id)
-        look.open_slots = 0
+        look = session.get_one(Pair, pair.id)
         again = Pair(
             prompt_id=look.prompt_id,
             completion_a_id=look.completion_b_id,
@@ -163,32 +185,95 @@ def test_who_made_a_pair_is_not_asked_about_it_unless_alone(engine: sa.Engine, a
             side_seed=look.side_seed,
             repeats=look.id,
         )
-        session.add_all([look, again])
-    assert asked_of(engine, current.id or 0, "Lea") is None
-    assert asked_of(engine, current.id or 0, "Cleo") == again.id
+        session.add(again)
+    assert asked_of(engine, round_id, "Lea") is None
+    assert asked_of(engine, round_id, "Ada") == again.id
 
 
 def test_who_made_a_pair_neither_judges_nor_decides_it(engine: sa.Engine, ask: Ask, make_round: MakeRound) -> None:
-    current, _ = make_round(engine, pairs=0)
-    alone, in_company = ask(written=("x", "y")), ask(written=("x", "z"))
-    lea = fetch(engine, alone).asked_by_id
-    keep(engine, alone)
-    mine = make_pair_of(engine, alone, current.id or 0, wanted=3)
+    number, round_id = ask(written=("x", "y")), make_round(engine, pairs=0)[0].id or 0
+    lea = fetch(engine, number).asked_by_id
+    ben, *_ = let_in(engine, "Ben", "Cleo", "Dora")
+    keep(engine, number)
+    pair = make_pair_of(engine, number, round_id, wanted=3)
     with writing(engine) as session:
-        ben = admit_email(session=session, name="Ben", email="ben@example.org").id or 0
         session.get_one(Annotator, lea).role = Role.RESEARCHER
-    keep(engine, in_company)
-    theirs = make_pair_of(engine, in_company, current.id or 0, wanted=3)
-    with writing(engine) as session:
-        for pair in (mine, theirs):
-            flags = Remarks(flags={"left": ["unsafe"]})
-            record_comparison(session=session, pair_id=pair.id or 0, annotator_id=ben, choice="left", remarks=flags)
-    for whose, inbox in ((on_behalf_of(engine, lea), [mine.id]), (engine, [theirs.id, mine.id])):
+        flags = Remarks(flags={"left": ["unsafe"]})
+        record_comparison(session=session, pair_id=pair.id or 0, annotator_id=ben, choice="left", remarks=flags)
+
+    def in_doubt(whose: sa.Engine) -> list[int]:
         with reading(whose) as session:
-            assert [each.pair_id for each in list_doubtful(session=session)] == inbox
+            return [each.pair_id for each in list_doubtful(session=session)]
+
+    assert (in_doubt(on_behalf_of(engine, lea)), in_doubt(engine)) == ([], [pair.id])
     for adjudicates in (False, True):
         said = partial(record_comparison, annotator_id=lea, choice="left", adjudicates=adjudicates)
-        with pytest.raises(PairChangedError, match="saw which checkpoint wrote what"), writing(engine) as session:
-            said(session=session, pair_id=theirs.id or 0)
+        with pytest.raises(PairChangedError, match="saw in the Playground"), writing(engine) as session:
+            said(session=session, pair_id=pair.id or 0)
+    for name in ("Ben", "Cleo", "Dora"):  # nobody but Lea is left
         with writing(engine) as session:
-            said(session=session, pair_id=mine.id or 0)
+            deactivate_annotator(session=session, name=name)
+    assert in_doubt(on_behalf_of(engine, lea)) == [pair.id]
+    with writing(engine) as session:
+        record_comparison(session=session, pair_id=pair.id or 0, annotator_id=lea, choice="left", adjudicates=True)
+
+
+@pytest.mark.parametrize(("others", "wanted"), [("", 1), ("Ben", 1), ("Ben Cleo", 2), ("Ben Cleo Dora", 2)])
+def test_a_pair_wants_no_more_answers_than_others_can_give(
+    others: str, wanted: int, engine: sa.Engine, ask: Ask, make_round: MakeRound
+) -> None:
+    number, round_id = ask(written=("x", "y")), make_round(engine, pairs=0)[0].id or 0
+    let_in(engine, "Lea", *others.split())
+    keep(engine, number)
+    assert slots(engine, make_pair_of(engine, number, round_id, wanted=2)) == wanted
+
+
+def test_where_nobody_logs_in_a_pair_wants_what_every_pair_wants(
+    engine: sa.Engine, ask: Ask, make_round: MakeRound
+) -> None:
+    number, round_id = ask(written=("x", "y")), make_round(engine, pairs=0)[0].id or 0
+    keep(engine, number)
+    assert slots(engine, make_pair_of(engine, number, round_id, wanted=2)) == 2
+
+
+@pytest.mark.parametrize("leave", [deactivate_annotator, retract_annotator])
+def test_a_pair_waits_for_nobody_who_left(leave: Any, engine: sa.Engine, ask: Ask, make_round: MakeRound) -> None:
+    number, round_id = ask(written=("x", "y")), make_round(engine, pairs=0)[0].id or 0
+    let_in(engine, "Lea", "Ben", "Cleo")
+    keep(engine, number)
+    pair = make_pair_of(engine, number, round_id, wanted=2)
+    answer(engine, pair, "Ben")
+    assert slots(engine, pair) == 1
+    with writing(engine) as session:
+        leave(session=session, name="Cleo")
+    assert slots(engine, pair) == 0
+    with writing(engine) as session:
+        leave(session=session, name="Ben")
+    asked_again = leave is retract_annotator  # what Ben said counts no more, and nobody but Lea is left
+    assert (slots(engine, pair), asked_of(engine, round_id, "Lea")) == (asked_again, pair.id if asked_again else None)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_asked_the_same_and_saw_the_same_is_not_asked_about_the_pair(
+    when: str, engine: sa.Engine, ask: Ask, make_round: MakeRound
+) -> None:
+    round_id = make_round(engine, pairs=0)[0].id or 0
+    let_in(engine, "Lea", "Rae", "Ben")
+    rae = ask(written=("y", "x"), by="Rae") if when == "before" else 0
+    number = ask(written=("x", "y"))
+    keep(engine, number)
+    pair = make_pair_of(engine, number, round_id, wanted=2)
+    if when == "after":
+        assert (slots(engine, pair), asked_of(engine, round_id, "Rae")) == (2, pair.id)
+        others = [{"role": "user", "content": "Why is the sea blue?"}]
+        ask(written=("x", "y"), by="Rae", messages=others)
+        ask(written=("x", "z"), by="Rae")
+        assert asked_of(engine, round_id, "Rae") == pair.id, "another question, or another answer"
+        rae = ask(written=("x", "y"), by="Rae")
+    assert [asked_of(engine, round_id, name) for name in ("Lea", "Rae", "Ben")] == [None, None, pair.id]
+    assert slots(engine, pair) == 1, "Ben's"
+    assert fetch(engine, rae).pair_id == pair.id
+    with pytest.raises(PairChangedError, match="saw in the Playground"):
+        answer(engine, pair, "Rae")
+    with pytest.raises(StateError, match="already"):
+        keep(engine, rae)

@@ -12,7 +12,6 @@ from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.database import reading, writing
 from store.exchanges import read_exchange
-from store.invites import admit_email
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
@@ -84,7 +83,7 @@ def test_an_exchange_is_asked_watched_and_made_a_pair(workspace: Workspace, open
     told = words(app)
     assert "3 tokens. It says who wrote it." in told and "Seed 11 · temperature 0.5" in told
     button(app, "Make this a pair to compare").click().run()
-    assert "Nobody else has an account here, so you are asked yourself" in words(app)
+    assert "Nobody else could be asked, so you are asked yourself" in words(app)
     assert "Make this a pair to compare" not in labels(app)
     with reading(workspace.engine) as session:
         pair = session.get_one(Pair, latest(workspace).pair_id)
@@ -132,13 +131,31 @@ def test_an_exchange_that_is_opened_is_asked_again_as_it_was(workspace: Workspac
     ask(app, "How?")
     button(app, "Stop").click().run()
     button(app, "Why\\?").click().run()
-    assert (app.selectbox(key="chat_a").value, app.number_input(key="chat_seed").value) == ("base", 11)
+    assert app.selectbox(key="chat_a").value == "base" and "Seed 11" in words(app)
     app.selectbox(key="chat_b").set_value("round-1").run()  # what is chosen now stays
     button(app, "Ask again with a new seed").click().run()
     again = latest(workspace)
     with reading(workspace.engine) as session:
         names = read_exchange(session=session, exchange_id=again.id or 0).names
     assert (names, again.settings["temperature"]) == ({"a": "base", "b": "round-1"}, 0.5) and again.seed != 11
+
+
+def test_each_exchange_begins_with_a_seed_of_its_own(workspace: Workspace, open_app: OpenApp) -> None:
+    """Two who ask the same of the same checkpoints would be told who wrote the other's pair."""
+    seeds = []
+    for app in (open_app("playground"), open_app("playground")):
+        for _ in range(2):
+            shown = app.number_input(key="chat_seed").value
+            ask(app, "Why?")
+            assert latest(workspace).seed == shown, "it can be told, and asked for again"
+            write(workspace, "Because.", "No idea.")
+            app.run()
+            assert f"Seed {shown:.0f}" in words(app)
+            seeds += [shown]
+            app.radio[0].set_value("").run()
+        button(app, "Clear").click().run()
+        seeds += [app.number_input(key="chat_seed").value]
+    assert len(set(seeds)) == len(seeds)
 
 
 @pytest.mark.parametrize("number", ["99", "7" * 30, "7" * 5000, "x"])
@@ -186,9 +203,9 @@ def test_who_made_a_pair_among_others_is_told_that_they_are_not_asked(workspace:
     button(app, "Make this a pair to compare").click().run()
     assert "No round compares just now" in words(app)
     with writing(workspace.engine) as session:
-        admit_email(session=session, name="Max", email="max@example.org")
+        seeding.let_in(session, "Max")
     seeding.open_round(workspace, seeding.plain_exchanges(3))
     with reading(workspace.engine) as session:
         told = read_exchange(session=session, exchange_id=latest(workspace).id or 0)
-    assert told.exchange.kept_from == told.exchange.asked_by_id
+    assert told.pair is not None and told.pair.kept
     assert "it is asked of others and not of you" in pair_words(told)

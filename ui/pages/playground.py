@@ -71,18 +71,18 @@ def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
 
 
 def begin_with(workspace: Workspace, names: list[str], told: ReadExchange | None, chosen: tuple[str, str]) -> None:
-    """What is chosen until somebody chooses: as in the exchange on the page, else as pairloop.toml has it."""
+    """What is chosen until somebody chooses: a new seed, and else as in the exchange on the page or pairloop.toml."""
     shown = told.exchange.id if told else None
-    if told and st.session_state.get("chat_shown") != shown:  # what is chosen by now belongs to another exchange
-        for widget in WIDGETS:
+    if st.session_state.get("chat_shown", shown) != shown:  # what is chosen by now belongs to another exchange
+        for widget in WIDGETS if told else ("chat_seed",):
             st.session_state.pop(widget, None)
     st.session_state["chat_shown"] = shown
     for side, name in zip(SIDES, chosen, strict=True):
         if st.session_state.get(f"chat_{side}") not in names:
             st.session_state[f"chat_{side}"] = told.names[side] if told else name
     law = told.exchange.settings if told else workspace.settings.sampling.model_dump()
-    seed = told.exchange.seed if told else workspace.settings.sampling.seed
-    st.session_state.setdefault("chat_seed", min(seed, LARGEST_SEED))
+    # Never that of an exchange before: two who ask the same with the same seed would see each other's pairs.
+    st.session_state.setdefault("chat_seed", new_seed())
     for name in LAW:
         st.session_state.setdefault(f"chat_{name}", law[name])
 
