@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from store.chat_tables import Exchange, ExchangeStatus
 from store.errors import NotAllowedError, UnknownRecordError
@@ -45,12 +45,16 @@ class AskedPair:
 
 @dataclass(frozen=True)
 class ReadExchange:
-    """An exchange with the names of its checkpoints, and what became of its pair: None before a round asks one."""
+    """An exchange with the names of its checkpoints, and what became of its pair: None before a round asks one.
+
+    `before`: how many that are to be written were asked earlier.
+    """
 
     exchange: Exchange
     names: dict[str, str]
     held_out: bool
     pair: AskedPair | None
+    before: int
 
     @property
     def texts(self) -> dict[str, str]:
@@ -106,7 +110,14 @@ def read_exchange(*, session: Session, exchange_id: int) -> ReadExchange:
     names = {side: session.get_one(Checkpoint, number).name for side, number in found.checkpoint_ids.items()}
     prompt = session.get(Prompt, found.prompt_id) if found.prompt_id else None
     held_out = prompt is not None and prompt.held_out
-    return ReadExchange(found, names, held_out, _asked_pair(session, found))
+    return ReadExchange(found, names, held_out, _asked_pair(session, found), _count_before(session, found))
+
+
+def _count_before(session: Session, found: Exchange) -> int:
+    if found.status not in OPEN or found.id is None:
+        return 0
+    earlier = col(Exchange.status).in_(OPEN), col(Exchange.id) < found.id
+    return session.exec(select(func.count()).select_from(Exchange).where(*earlier)).one()
 
 
 def _asked_pair(session: Session, found: Exchange) -> AskedPair | None:

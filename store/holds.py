@@ -89,7 +89,7 @@ def sees_blind() -> Any:
     )
     held = sa.select(col(Hold.pair_id)).where(col(Hold.annotator_id) == col(Account.annotator_id))
     said = sa.select(col(Comparison.id)).where(col(Comparison.annotator_id) == col(Account.annotator_id))
-    came = col(Account.passcode_hash).is_not(None) | held.exists() | said.exists()
+    came = col(Account.passcode_hash).is_not(None) | held.correlate(Account).exists() | said.correlate(Account).exists()
     return (
         sa.select(col(Account.annotator_id))
         .join(Annotator, col(Annotator.id) == col(Account.annotator_id))

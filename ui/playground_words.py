@@ -46,10 +46,15 @@ def _note(told: ReadExchange, side: str) -> str:
     return str(length + ". It says who wrote it." * bool(made["names_maker"]))
 
 
-def progress_words(told: ReadExchange) -> str:
-    """How far an exchange is that is being written."""
+def progress_words(told: ReadExchange, *, written: bool) -> str:
+    """How far an exchange is that is not over. `written`: a worker is there."""
     if told.exchange.stop_requested:
         return "Stopping."
+    if not written:
+        return "It is written from its start once a worker is there."
+    if told.exchange.status == ExchangeStatus.WAITING and told.before:
+        are = "is" if told.before == 1 else "are"
+        return f"{counted(told.before, 'exchange')} {are} before this one. They are written one after the other."
     if told.exchange.status == ExchangeStatus.WAITING:
         return "Waiting for the worker's chat process: the first answer takes it some seconds."
     return "Writing." if any(told.texts.values()) else "Loading the checkpoints."

@@ -195,6 +195,35 @@ def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace,
     assert "`chat_minutes` is 0" in words(open_app("playground"))
 
 
+def test_a_worker_that_dies_in_the_middle_is_missed(workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("playground")
+    ask(app, "Why?")
+    with writing(workspace.engine) as session:
+        found = claim_exchange(session=session, owner=ME)
+        assert found is not None
+        report_texts(session=session, exchange_id=found.id or 0, owner=ME, texts={"a": "Half", "b": ""})
+    app.run()
+    assert "Writing." in words(app) and "No worker is running" not in words(app)
+    with writing(workspace.engine) as session:
+        session.connection().exec_driver_sql("DELETE FROM worker")
+    app.run()
+    assert "No worker is running, and it is a worker that writes the answers" in words(app)
+    assert "Writing." not in words(app) and "It is written from its start once a worker is there." in words(app)
+
+
+def test_who_waits_for_others_is_told_how_many_are_before_them(workspace: Workspace, open_app: OpenApp) -> None:
+    first, second, third = (open_app("playground") for _ in range(3))
+    for app in (first, second, third):
+        ask(app, "Why?")
+    first.run()
+    told = [words(app) for app in (first, second, third)]
+    assert "Waiting for the worker's chat process" in told[0]
+    assert "1 exchange is before this one." in told[1] and "2 exchanges are before this one." in told[2]
+    write(workspace, "x", "y")
+    third.run()
+    assert "1 exchange is before this one." in words(third)
+
+
 def test_who_made_a_pair_among_others_is_told_that_they_are_not_asked(workspace: Workspace, open_app: OpenApp) -> None:
     app = open_app("playground")
     ask(app, "Why?")

@@ -12,7 +12,6 @@ import streamlit as st
 
 from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, make_pair, new_seed
 from dpo_core.workspace import Workspace
-from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
 from store.errors import NotAllowedError, UnknownRecordError
 from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange
@@ -153,23 +152,23 @@ def watch(told: ReadExchange) -> None:
             workspace = research_workspace()
             with reading(workspace.engine) as session:
                 fresh = read_exchange(session=session, exchange_id=number)
-                workers = live_workers(session=session) if fresh.exchange.status == ExchangeStatus.WAITING else None
+                workers = live_workers(session=session) if fresh.is_open else []
             if fresh.is_open != told.is_open:
                 st.rerun()
-            if workers is not None:
+            if fresh.is_open:  # a worker may die in the middle of it
                 who_writes(workspace, workers)
-            draw(fresh)
+            draw(fresh, written=bool(workers))
 
     st.fragment(live, run_every=LOOK_SECONDS if told.is_open else None)()
 
 
-def draw(told: ReadExchange) -> None:
-    """The conversation, and both answers to its last turn."""
+def draw(told: ReadExchange, *, written: bool) -> None:
+    """The conversation, and both answers to its last turn. `written`: somebody is there to write what is open."""
     answers = [render_model_text(text) if text or not told.is_open else "" for text in told.texts.values()]
     panes = show.drawn_panes(answers, words.notes(told), titles=words.titles(told))
     st.html(f'<div class="pl-chat">{render_prompt(told.exchange.messages)}{panes}</div>')
     if told.is_open:
-        st.caption(words.progress_words(told))
+        st.caption(words.progress_words(told, written=written))
     if told.exchange.error:
         st.error(message_markdown(told.exchange.error), icon=":material/error:")
 
