@@ -31,8 +31,11 @@ from dpo_core.workspace import Workspace, open_workspace
 from store.chat_tables import Exchange
 from store.database import reading, writing
 from store.errors import DatabaseError, StoreError
-from store.exchanges import (
-    SIDES,
+from store.exchanges import SIDES
+from store.models import Checkpoint
+from store.pairs import NewCompletion
+from store.workers import own_name
+from store.writing_exchanges import (
     LostExchangeError,
     claim_exchange,
     end_exchange,
@@ -41,9 +44,6 @@ from store.exchanges import (
     release_exchange,
     report_texts,
 )
-from store.models import Checkpoint
-from store.pairs import NewCompletion
-from store.workers import own_name
 
 log = logging.getLogger("pairloop")
 SHOW_SECONDS = 0.25  # between two looks at what is written

@@ -18,8 +18,8 @@ from sqlmodel import Session
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.errors import DatabaseError
-from store.exchanges import exchange_is_open, exchange_waits
 from store.workers import live_workers, process_here
+from store.writing_exchanges import exchange_is_open, exchange_waits
 
 log = logging.getLogger("pairloop")
 AGAIN_SECONDS = 3.0  # between two starts: a process that cannot begin must not be started without end

@@ -38,9 +38,9 @@ from store.checkpoints import get_checkpoint
 from store.comparisons import count_round
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
-from store.exchanges import kept_exchanges
 from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus, Snapshot
 from store.pairs import count_naming_makers, count_pairs
+from store.playground_pairs import kept_exchanges
 from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run

@@ -23,8 +23,9 @@ from store.chat_tables import Exchange
 from store.checkpoints import get_checkpoint, list_checkpoints
 from store.database import reading, writing
 from store.decisions import serving_checkpoint
-from store.exchanges import ReadExchange, add_exchange, keep_prompt, read_exchange
+from store.exchanges import ReadExchange, add_exchange, read_exchange
 from store.models import Round, RoundStatus
+from store.playground_pairs import keep_prompt
 from store.prompts import Message
 from store.rounds import latest_round
 

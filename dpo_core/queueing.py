@@ -19,10 +19,10 @@ from dpo_core.errors import RunError
 from dpo_core.workspace import Workspace
 from store.chat_tables import Exchange
 from store.database import reading, writing
-from store.exchanges import completions_of, is_pair_of, kept_exchanges
 from store.hashing import fraction, text_hash
 from store.models import Completion, Pair, Prompt, Round, RoundStatus
 from store.pairs import add_pair
+from store.playground_pairs import completions_of, is_pair_of, kept_exchanges, move_open_pairs
 from store.priorities import ask_again, count_queue, first_in_queue, open_pairs_about, put_first
 from store.queue_rules import QueueRules, is_done_for_today
 from store.round_work import WorkDone
@@ -143,8 +143,9 @@ def read_queue(workspace: Workspace) -> QueueState:
 
 
 def ask_kept(session: Session, settings: Settings, round_id: int) -> None:
-    """Ask the round, before its other pairs, those that the Playground's exchanges were made into and that wait."""
-    asked = [_ask(session, settings, round_id, kept) for kept in kept_exchanges(session=session)]
+    """Ask the round, before its other pairs, those of the Playground that wait, or that earlier rounds left open."""
+    asked = move_open_pairs(session=session, round_id=round_id)
+    asked += [_ask(session, settings, round_id, kept) for kept in kept_exchanges(session=session)]
     if asked:
         put_first(session=session, round_id=round_id, pair_ids=asked)
 

@@ -24,6 +24,7 @@ from store.comparisons import (
     require_comparing,
     supersede,
 )
+from store.holds import is_kept_from
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
@@ -85,10 +86,11 @@ def list_doubtful(*, session: Session) -> list[DoubtfulPair]:
 
 
 def _kept_from(session: Session, person: int | None) -> set[int | None]:
-    """The pairs that this person made in the Playground and is kept from; the machine's owner is from none."""
+    """The pairs of the Playground that are kept from this person; the machine's owner is kept from none."""
     if person is None:
         return set()
-    return set(session.exec(select(Exchange.pair_id).where(Exchange.kept_from == person)))
+    seen = select(Pair.id).join(Exchange, col(Exchange.pair_id) == Pair.id).where(Exchange.kept_from == person)
+    return set(session.exec(seen.where(is_kept_from(person))))
 
 
 def _most_doubtful_first(pair: DoubtfulPair) -> tuple[float, int]:

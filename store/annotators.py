@@ -11,6 +11,7 @@ from store.holds import release_all
 from store.logins import end_logins
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Role, Verdict, now
 from store.pairs import recount_open_slots
+from store.playground_pairs import fit_to_team
 from store.roles import person_of, require_researcher
 
 
@@ -75,6 +76,7 @@ def retract_annotator(*, session: Session, name: str) -> Annotator:
     annotator.retracted_at = now()
     _close(session, annotator)
     _reopen_pairs(session, annotator)
+    fit_to_team(session=session)
     return annotator
 
 
@@ -88,6 +90,7 @@ def deactivate_annotator(*, session: Session, name: str) -> Annotator:
     if not annotator.active:
         raise StateError(f"{name!r} is not active already.")
     _close(session, annotator)
+    fit_to_team(session=session)
     return annotator
 
 

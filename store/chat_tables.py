@@ -31,8 +31,9 @@ class Exchange(SQLModel, table=True):
     `text_a` and `text_b` grow while they are written. `made`: what a completion keeps of each, "a" and "b", once they
     are done. Whoever writes it is its `owner`, until the lease runs out; `attempt` counts the writers it had.
 
-    `prompt_id`: it was made a prompt; `pair_id`: and a pair, which its `kept_from` is not asked. With a prompt and no
-    pair it waits for the next round.
+    `prompt_id`: it was made a prompt; `pair_id`: and a pair. With a prompt and no pair it waits for the next round. One
+    of the same messages and texts as another that was made a pair has that one's. Who asked, `kept_from`, saw who wrote
+    what, and is not asked about the pair while somebody else can be.
     """
 
     id: int | None = Field(default=None, primary_key=True)

@@ -15,8 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from store.access_tables import Account
 from store.chat_tables import Exchange
 from store.errors import PairChangedError
 from store.models import COUNTED, MEASURING, Annotator, Comparison, Pair, Purpose, UtcDateTime, Verdict, now
@@ -48,7 +50,7 @@ def is_for(annotator_id: Any) -> Any:
     """Whether a pair in the queue may go to this annotator: a condition on `Pair`.
 
     What is asked of somebody is theirs alone; a repeat that is asked of nobody is for who has not judged its original.
-    A pair of the Playground is kept from who made it: they saw which checkpoint wrote what.
+    A pair of the Playground is kept from whoever saw which checkpoint wrote what.
     """
     judged = sa.select(col(Comparison.id)).where(
         col(Comparison.pair_id) == col(Pair.repeats),
@@ -57,15 +59,42 @@ def is_for(annotator_id: Any) -> Any:
         ~col(Comparison.adjudicates),
     )
     anybodys = col(Pair.asked_of).is_(None) & (col(Pair.repeats).is_(None) | ~judged.correlate(Pair).exists())
-    return (col(Pair.asked_of) == annotator_id) | (anybodys & ~is_kept_from(annotator_id))
+    return ((col(Pair.asked_of) == annotator_id) | anybodys) & ~is_kept_from(annotator_id)
+
+
+_SEEN: Any = aliased(Exchange)
 
 
 def is_kept_from(annotator_id: Any) -> Any:
-    """Whether the pair, or what it repeats, was made in the Playground by this annotator: a condition on `Pair`."""
+    """Whether this annotator saw in the Playground who wrote what of the pair, or of what it repeats: of `Pair`.
+
+    It is kept from nobody while nobody else can answer it.
+    """
     theirs = sa.select(col(Exchange.id)).where(
-        col(Exchange.pair_id).in_((col(Pair.id), col(Pair.repeats))), col(Exchange.kept_from) == annotator_id
+        col(Exchange.pair_id).in_((col(Pair.id), col(Pair.repeats))),
+        col(Exchange.kept_from) == annotator_id,
+        sees_blind().correlate(Pair).exists(),
     )
     return theirs.correlate(Pair).exists()
+
+
+def sees_blind() -> Any:
+    """Who comes here and has not seen in the Playground who wrote what of the pair, or of what it repeats.
+
+    Somebody who was let in by e-mail comes once they were served a pair: an address alone answers nothing. Where nobody
+    needs to log in there is no such person: one may well go by several names.
+    """
+    saw = sa.select(_SEEN.id).where(
+        _SEEN.pair_id.in_((col(Pair.id), col(Pair.repeats))), _SEEN.kept_from == col(Account.annotator_id)
+    )
+    held = sa.select(col(Hold.pair_id)).where(col(Hold.annotator_id) == col(Account.annotator_id))
+    said = sa.select(col(Comparison.id)).where(col(Comparison.annotator_id) == col(Account.annotator_id))
+    came = col(Account.passcode_hash).is_not(None) | held.correlate(Account).exists() | said.correlate(Account).exists()
+    return (
+        sa.select(col(Account.annotator_id))
+        .join(Annotator, col(Annotator.id) == col(Account.annotator_id))
+        .where(col(Annotator.active), came, ~saw.correlate(Pair, Account).exists())
+    )
 
 
 def decided() -> Any:
@@ -107,6 +136,7 @@ _HELD = (
         col(Hold.annotator_id) == ANNOTATOR,
         (col(Pair.round_id) == sa.bindparam("round_id")) | (col(Pair.purpose) == Purpose.GOLD),
         ~answered_by(ANNOTATOR),
+        ~is_kept_from(ANNOTATOR),
         _FREE_FOR_THEM,
         col(Pair.id) != sa.bindparam("besides"),
     )
@@ -191,8 +221,8 @@ _GONE = (
     "before it are. Here is the next pair."
 )
 _NOT_BLIND = (
-    "You made this pair in the Playground and saw which checkpoint wrote what, so it is for others to judge. Nothing "
-    "was written."
+    "You saw in the Playground which checkpoint wrote what in this pair, so it is for others to judge. Nothing was "
+    "written."
 )
 _DECIDED_MEANWHILE = (
     "A researcher decided about that pair while it was on screen, so it is asked no more. This one verdict was not "

@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from store.adding_once import add_unless_there
 from store.hashing import fraction, text_hash
-from store.holds import answered_by
+from store.holds import answered_by, is_kept_from
 from store.models import COUNTED, Comparison, Pair, Purpose, Round, Verdict
 from store.queue_rules import QueueRules
 
@@ -92,7 +92,8 @@ def _repeat(session: Session, round_id: int, annotator_id: int, rules: QueueRule
 def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) -> list[int | None]:
     """Pairs of the round that this annotator judged before the latest `after` others, and was not asked again.
 
-    Not those of rankings: two of several texts, without the others, would be another question.
+    Not those of rankings: two of several texts, without the others, would be another question. Nor those of which they
+    saw meanwhile who wrote what.
     """
     repeated = sa.select(_AGAIN.id).where(_AGAIN.repeats == col(Pair.id), _AGAIN.asked_of == annotator_id)
     latest = (
@@ -117,6 +118,7 @@ def _long_ago(session: Session, round_id: int, annotator_id: int, after: int) ->
                 col(Pair.id).in_(sa.select(latest.c.pair_id)),
                 Pair.round_id == round_id,
                 ~repeated.correlate(Pair).exists(),
+                ~is_kept_from(annotator_id),
             )
         )
     )

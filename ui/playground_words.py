@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from store.chat_tables import ExchangeStatus
-from store.exchanges import SIDES, ReadExchange
+from store.exchanges import SIDES, AskedPair, ReadExchange
 from store.wording import counted
 
 EMPTY = (
@@ -46,10 +46,15 @@ def _note(told: ReadExchange, side: str) -> str:
     return str(length + ". It says who wrote it." * bool(made["names_maker"]))
 
 
-def progress_words(told: ReadExchange) -> str:
-    """How far an exchange is that is being written."""
+def progress_words(told: ReadExchange, *, written: bool) -> str:
+    """How far an exchange is that is not over. `written`: a worker is there."""
     if told.exchange.stop_requested:
         return "Stopping."
+    if not written:
+        return "It is written from its start once a worker is there."
+    if told.exchange.status == ExchangeStatus.WAITING and told.before:
+        are = "is" if told.before == 1 else "are"
+        return f"{counted(told.before, 'exchange')} {are} before this one. They are written one after the other."
     if told.exchange.status == ExchangeStatus.WAITING:
         return "Waiting for the worker's chat process: the first answer takes it some seconds."
     return "Writing." if any(told.texts.values()) else "Loading the checkpoints."
@@ -79,15 +84,30 @@ def pair_words(told: ReadExchange) -> str:
         " Its prompt is held out, as its hash has it: what is said about the pair judges checkpoints and is never "
         "trained on."
     ) * told.held_out
-    if told.exchange.pair_id is None:
+    if told.pair is None:
         return f"It is kept. No round compares just now: the next one asks this pair before all others.{held_out}"
-    if told.exchange.kept_from is not None:
-        who = "You have seen which checkpoint wrote what, so it is asked of others and not of you."
-    else:
-        who = (
-            "Nobody else has an account here, so you are asked yourself; you know already which checkpoint wrote what."
-        )
-    return f"The pair is asked before all others of the open round. {who}{held_out}"
+    return f"{_standing_words(told.pair)}{held_out}"
+
+
+def _standing_words(pair: AskedPair) -> str:
+    """Where the pair stands, and who is asked while anybody is."""
+    came = f"{counted(pair.answers, 'answer')} came"
+    if not pair.wants:
+        return f"The pair was asked in round {pair.round}: {came}, and it wants no more."
+    if pair.goes_on:
+        ended = f"Round {pair.round} ended before anybody answered"
+        return f"{ended}: the next one asks this pair before all others. {_who(pair)}"
+    if pair.is_over:
+        skipped = f" and {counted(pair.skips, 'skip')}" * bool(pair.skips)
+        return f"The pair was asked in round {pair.round}: {came}{skipped}. That round is over, so it is asked no more."
+    so_far = f" So far {came}." * bool(pair.answers)
+    return f"Round {pair.round} asks this pair before all others.{so_far} {_who(pair)}"
+
+
+def _who(pair: AskedPair) -> str:
+    if pair.kept:
+        return "You have seen which checkpoint wrote what, so it is asked of others and not of you."
+    return "Nobody else could be asked, so you are asked yourself; you know already which checkpoint wrote what."
 
 
 def short(messages: list[dict[str, str]]) -> str:

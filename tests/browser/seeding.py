@@ -22,6 +22,7 @@ from store.database import writing
 from store.duels import add_duels
 from store.models import Completion, Decision, Pair, Purpose, Round, RoundStatus, Run
 from store.pairs import NewCompletion, add_completion, add_pair, next_pair, shown_pair
+from store.passcodes import get_or_add_account
 from store.rounds import latest_round, set_round_status
 from store.runs import claim_run, finish_run, get_run, report_progress
 from store.slates import add_slate
@@ -39,6 +40,14 @@ def plain_exchanges(count: int) -> list[Exchange]:
 
 
 NO_GATE = GateSettings(win_rate="ignore", alarms="ignore", canary=0, checks="ignore")
+
+
+def let_in(session: Session, name: str) -> int:
+    """Somebody who came by an invite: their account has a passcode, which nobody knows."""
+    annotator_id = get_or_add_annotator(session=session, name=name).id
+    assert annotator_id is not None
+    get_or_add_account(session=session, annotator_id=annotator_id).passcode_hash = "unknown"
+    return annotator_id
 
 
 def new_workspace(

@@ -10,10 +10,10 @@ from sqlmodel import select
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint
 from store.database import reading, writing
-from store.exchanges import claim_exchange, exchange_waits, finish_exchange, report_texts
 from store.models import Purpose
 from store.pairs import NewCompletion, get_pair
 from store.workers import own_name
+from store.writing_exchanges import claim_exchange, exchange_waits, finish_exchange, report_texts
 from tests.browser import seeding
 from tests.browser.conftest import Serve
 from tests.dpo_core.watching import until
@@ -55,7 +55,7 @@ def test_answers_grow_side_by_side_and_become_a_pair(page: Page, tmp_path: Path,
     page.reload()
     expect(right).to_contain_text("2 tokens")
     page.get_by_role("button", name="Make this a pair to compare").click()
-    expect(page.get_by_text("The pair is asked before all others of the open round.")).to_be_visible()
+    expect(page.get_by_text("Round 1 asks this pair before all others.")).to_be_visible()
     with reading(workspace.engine) as session:
         kept = session.exec(select(Exchange)).one()
         pair, prompt = get_pair(session=session, pair_id=kept.pair_id or 0)

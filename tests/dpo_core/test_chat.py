@@ -25,10 +25,11 @@ from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange, ExchangeStatus
 from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint
 from store.database import reading, writing
-from store.exchanges import ReadExchange, read_exchange, report_texts, stop_exchange
+from store.exchanges import ReadExchange, read_exchange
 from store.models import Completion, Pair, Round, RoundStatus, RunKind, RunStatus
 from store.runs import get_run, queue_run
 from store.workers import beat, own_name
+from store.writing_exchanges import report_texts, stop_exchange
 from tests.dpo_core.conftest import build_model, build_tokenizer
 from tests.dpo_core.watching import processes, until
 

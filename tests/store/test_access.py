@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dpo_core.deciding import pick_candidate
 from dpo_core.guidelines import current_guidelines
-from store import annotators, decisions, exchanges, invites, rounds, runs
+from store import annotators, decisions, exchanges, invites, playground_pairs, rounds, runs, writing_exchanges
 from store.access_tables import Login
 from store.adjudication import take_back_decision
 from store.annotators import get_annotator, get_or_add_annotator, list_annotators
@@ -319,8 +319,8 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
             session=session, asked_by_id=1, messages=[], checkpoints=(Checkpoint(), Checkpoint()), seed=0, settings={}
         ),
         "read a chat": lambda session: exchanges.read_exchange(session=session, exchange_id=1),
-        "stop a chat": lambda session: exchanges.stop_exchange(session=session, exchange_id=1),
-        "make a pair": lambda session: exchanges.keep_prompt(session=session, exchange_id=1, held_out_share=0),
+        "stop a chat": lambda session: writing_exchanges.stop_exchange(session=session, exchange_id=1),
+        "make a pair": lambda session: playground_pairs.keep_prompt(session=session, exchange_id=1, held_out_share=0),
     }
 
 

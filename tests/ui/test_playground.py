@@ -11,12 +11,12 @@ from dpo_core.workspace import Workspace
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.database import reading, writing
-from store.exchanges import claim_exchange, end_exchange, finish_exchange, read_exchange, report_texts
-from store.invites import admit_email
+from store.exchanges import read_exchange
 from store.models import Pair
 from store.pairs import NewCompletion
 from store.priorities import first_in_queue
 from store.workers import NO_CHATS, beat, own_name
+from store.writing_exchanges import claim_exchange, end_exchange, finish_exchange, report_texts
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, words
 from ui.playground_words import pair_words
@@ -83,7 +83,7 @@ def test_an_exchange_is_asked_watched_and_made_a_pair(workspace: Workspace, open
     told = words(app)
     assert "3 tokens. It says who wrote it." in told and "Seed 11 · temperature 0.5" in told
     button(app, "Make this a pair to compare").click().run()
-    assert "Nobody else has an account here, so you are asked yourself" in words(app)
+    assert "Nobody else could be asked, so you are asked yourself" in words(app)
     assert "Make this a pair to compare" not in labels(app)
     with reading(workspace.engine) as session:
         pair = session.get_one(Pair, latest(workspace).pair_id)
@@ -131,13 +131,31 @@ def test_an_exchange_that_is_opened_is_asked_again_as_it_was(workspace: Workspac
     ask(app, "How?")
     button(app, "Stop").click().run()
     button(app, "Why\\?").click().run()
-    assert (app.selectbox(key="chat_a").value, app.number_input(key="chat_seed").value) == ("base", 11)
+    assert app.selectbox(key="chat_a").value == "base" and "Seed 11" in words(app)
     app.selectbox(key="chat_b").set_value("round-1").run()  # what is chosen now stays
     button(app, "Ask again with a new seed").click().run()
     again = latest(workspace)
     with reading(workspace.engine) as session:
         names = read_exchange(session=session, exchange_id=again.id or 0).names
     assert (names, again.settings["temperature"]) == ({"a": "base", "b": "round-1"}, 0.5) and again.seed != 11
+
+
+def test_each_exchange_begins_with_a_seed_of_its_own(workspace: Workspace, open_app: OpenApp) -> None:
+    """Two who ask the same of the same checkpoints would be told who wrote the other's pair."""
+    seeds = []
+    for app in (open_app("playground"), open_app("playground")):
+        for _ in range(2):
+            shown = app.number_input(key="chat_seed").value
+            ask(app, "Why?")
+            assert latest(workspace).seed == shown, "it can be told, and asked for again"
+            write(workspace, "Because.", "No idea.")
+            app.run()
+            assert f"Seed {shown:.0f}" in words(app)
+            seeds += [shown]
+            app.radio[0].set_value("").run()
+        button(app, "Clear").click().run()
+        seeds += [app.number_input(key="chat_seed").value]
+    assert len(set(seeds)) == len(seeds)
 
 
 @pytest.mark.parametrize("number", ["99", "7" * 30, "7" * 5000, "x"])
@@ -177,6 +195,35 @@ def test_without_anybody_to_write_it_says_how_to_start_one(workspace: Workspace,
     assert "`chat_minutes` is 0" in words(open_app("playground"))
 
 
+def test_a_worker_that_dies_in_the_middle_is_missed(workspace: Workspace, open_app: OpenApp) -> None:
+    app = open_app("playground")
+    ask(app, "Why?")
+    with writing(workspace.engine) as session:
+        found = claim_exchange(session=session, owner=ME)
+        assert found is not None
+        report_texts(session=session, exchange_id=found.id or 0, owner=ME, texts={"a": "Half", "b": ""})
+    app.run()
+    assert "Writing." in words(app) and "No worker is running" not in words(app)
+    with writing(workspace.engine) as session:
+        session.connection().exec_driver_sql("DELETE FROM worker")
+    app.run()
+    assert "No worker is running, and it is a worker that writes the answers" in words(app)
+    assert "Writing." not in words(app) and "It is written from its start once a worker is there." in words(app)
+
+
+def test_who_waits_for_others_is_told_how_many_are_before_them(workspace: Workspace, open_app: OpenApp) -> None:
+    first, second, third = (open_app("playground") for _ in range(3))
+    for app in (first, second, third):
+        ask(app, "Why?")
+    first.run()
+    told = [words(app) for app in (first, second, third)]
+    assert "Waiting for the worker's chat process" in told[0]
+    assert "1 exchange is before this one." in told[1] and "2 exchanges are before this one." in told[2]
+    write(workspace, "x", "y")
+    third.run()
+    assert "1 exchange is before this one." in words(third)
+
+
 def test_who_made_a_pair_among_others_is_told_that_they_are_not_asked(workspace: Workspace, open_app: OpenApp) -> None:
     app = open_app("playground")
     ask(app, "Why?")
@@ -185,9 +232,9 @@ def test_who_made_a_pair_among_others_is_told_that_they_are_not_asked(workspace:
     button(app, "Make this a pair to compare").click().run()
     assert "No round compares just now" in words(app)
     with writing(workspace.engine) as session:
-        admit_email(session=session, name="Max", email="max@example.org")
+        seeding.let_in(session, "Max")
     seeding.open_round(workspace, seeding.plain_exchanges(3))
     with reading(workspace.engine) as session:
         told = read_exchange(session=session, exchange_id=latest(workspace).id or 0)
-    assert told.exchange.kept_from == told.exchange.asked_by_id
+    assert told.pair is not None and told.pair.kept
     assert "it is asked of others and not of you" in pair_words(told)

@@ -12,13 +12,13 @@ import streamlit as st
 
 from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, make_pair, new_seed
 from dpo_core.workspace import Workspace
-from store.chat_tables import ExchangeStatus
 from store.database import reading, writing
 from store.errors import NotAllowedError, UnknownRecordError
-from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange, stop_exchange
+from store.exchanges import SIDES, ReadExchange, latest_exchanges, read_exchange
 from store.models import Worker
 from store.prompts import Message
 from store.workers import NO_CHATS, live_workers
+from store.writing_exchanges import stop_exchange
 from ui import components as show
 from ui import playground_words as words
 from ui.model_text import message_markdown, plain_markdown, render_model_text, render_prompt
@@ -70,18 +70,18 @@ def exchange_in_address(workspace: Workspace) -> ReadExchange | None:
 
 
 def begin_with(workspace: Workspace, names: list[str], told: ReadExchange | None, chosen: tuple[str, str]) -> None:
-    """What is chosen until somebody chooses: as in the exchange on the page, else as pairloop.toml has it."""
+    """What is chosen until somebody chooses: a new seed, and else as in the exchange on the page or pairloop.toml."""
     shown = told.exchange.id if told else None
-    if told and st.session_state.get("chat_shown") != shown:  # what is chosen by now belongs to another exchange
-        for widget in WIDGETS:
+    if st.session_state.get("chat_shown", shown) != shown:  # what is chosen by now belongs to another exchange
+        for widget in WIDGETS if told else ("chat_seed",):
             st.session_state.pop(widget, None)
     st.session_state["chat_shown"] = shown
     for side, name in zip(SIDES, chosen, strict=True):
         if st.session_state.get(f"chat_{side}") not in names:
             st.session_state[f"chat_{side}"] = told.names[side] if told else name
     law = told.exchange.settings if told else workspace.settings.sampling.model_dump()
-    seed = told.exchange.seed if told else workspace.settings.sampling.seed
-    st.session_state.setdefault("chat_seed", min(seed, LARGEST_SEED))
+    # Never that of an exchange before: two who ask the same with the same seed would see each other's pairs.
+    st.session_state.setdefault("chat_seed", new_seed())
     for name in LAW:
         st.session_state.setdefault(f"chat_{name}", law[name])
 
@@ -152,23 +152,23 @@ def watch(told: ReadExchange) -> None:
             workspace = research_workspace()
             with reading(workspace.engine) as session:
                 fresh = read_exchange(session=session, exchange_id=number)
-                workers = live_workers(session=session) if fresh.exchange.status == ExchangeStatus.WAITING else None
+                workers = live_workers(session=session) if fresh.is_open else []
             if fresh.is_open != told.is_open:
                 st.rerun()
-            if workers is not None:
+            if fresh.is_open:  # a worker may die in the middle of it
                 who_writes(workspace, workers)
-            draw(fresh)
+            draw(fresh, written=bool(workers))
 
     st.fragment(live, run_every=LOOK_SECONDS if told.is_open else None)()
 
 
-def draw(told: ReadExchange) -> None:
-    """The conversation, and both answers to its last turn."""
+def draw(told: ReadExchange, *, written: bool) -> None:
+    """The conversation, and both answers to its last turn. `written`: somebody is there to write what is open."""
     answers = [render_model_text(text) if text or not told.is_open else "" for text in told.texts.values()]
     panes = show.drawn_panes(answers, words.notes(told), titles=words.titles(told))
     st.html(f'<div class="pl-chat">{render_prompt(told.exchange.messages)}{panes}</div>')
     if told.is_open:
-        st.caption(words.progress_words(told))
+        st.caption(words.progress_words(told, written=written))
     if told.exchange.error:
         st.error(message_markdown(told.exchange.error), icon=":material/error:")
 
