@@ -216,7 +216,7 @@ class TrainingSettings(Section):
     loss_weights: list[float] = Field([], description="A weight for each loss; empty: 1 each.")
     confidence: Literal["ignore", "agreement", "reliability"] = Field(
         "ignore",
-        description='How far labels are believed: "agreement" (votes), "reliability" (annotators); sigmoid, robust.',
+        description='How far labels are believed: by "agreement" of votes or "reliability" of people (sigmoid loss).',
     )
     ties: Literal["ignore", "davidson", "rao_kupper"] = Field(
         "ignore", description='"davidson", "rao_kupper": train on ties too, towards equal rewards (sigmoid loss alone).'
@@ -266,8 +266,13 @@ class TrainingSettings(Section):
             raise ValueError(f"label_smoothing does nothing with loss_type {self.loss_type}; use one of {SMOOTHED}")
         if "exo_pair" in self.loss_type and not self.label_smoothing:
             raise ValueError("loss_type exo_pair needs a label_smoothing above 0, such as 0.001")
-        if self.confidence != "ignore" and not set(self.loss_type) & {"sigmoid", "robust"}:
-            raise ValueError("confidence does nothing without loss_type sigmoid (expected loss) or robust (unbiased)")
+        if self.confidence != "ignore" and "robust" in self.loss_type:
+            raise ValueError(
+                "loss_type robust knows one share of flipped labels for all pairs (label_smoothing): told for each, it "
+                "would let doubtful labels count most. Use confidence with sigmoid, or robust without confidence"
+            )
+        if self.confidence != "ignore" and "sigmoid" not in self.loss_type:
+            raise ValueError("confidence does nothing without loss_type sigmoid, whose expected loss it takes")
         if self.confidence != "ignore" and self.label_smoothing:
             raise ValueError("confidence says for each pair what label_smoothing says for all: use one of them")
         if self.ties != "ignore" and self.loss_type != ["sigmoid"]:  # which knows no label_smoothing either

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dpo_core.config import TrainingSettings
+from dpo_core.sweep import Point
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.preferences import SnapshotFilter
 from store.snapshots import what_is_missing
 
 
-def training_filter(training: TrainingSettings, number: int | None, *, on_imports: bool = False) -> SnapshotFilter:
+def training_filter(
+    training: TrainingSettings, number: int | None, *, on_imports: bool = False, sweep: Sequence[Point] = ()
+) -> SnapshotFilter:
     """Which comparisons a round trains on (None: one still to be opened), as the settings of its training say.
 
-    For a round on imports, its own are the imported.
+    For a round on imports, its own are the imported. `sweep`: the points to train at, all on one snapshot.
     """
     own = None if training.comparisons == "all" or number is None else (number,)
     return SnapshotFilter(
@@ -21,6 +26,7 @@ def training_filter(training: TrainingSettings, number: int | None, *, on_import
         min_agreement=training.min_agreement,
         keep_ties=training.ties != "ignore",
         confidence=training.confidence == "reliability",
+        votes="agreement" in (training.confidence, *(point.get("confidence") for point in sweep)),
     )
 
 

@@ -291,7 +291,8 @@ def start_training(
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
-        wanted = training_filter(asked, current.number, on_imports=is_on_imports(session, current))
+        on_imports = is_on_imports(session, current)
+        wanted = training_filter(asked, current.number, on_imports=on_imports, sweep=points)
         snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
         rows = texts_of(rows_to_train_on(snapshot=snapshot, folder=workspace.folder))

@@ -4,9 +4,13 @@
 loss of every pair; the trainer adds what these functions say it falls short of, so nothing of TRL's is written twice.
 
     expected   E[-log sigmoid(+-h)] under the pair's confidence: conservative DPO (Mitchell 2023), but for each pair
-    unbiased   its inverse, whose mean over flipped labels is the loss of the true one (Chowdhury et al. 2024, eq. 12)
     ties       -log p(win) of decided pairs and -log p(tie) of ties, under a model of choice that knows ties
                (Chen et al. 2024, On Extending Direct Preference Optimization to Accommodate Ties)
+
+The expected loss pulls a pair by p - 1/2 where it starts, and no further than to where the policy is as sure as the
+label, s(h) = p. The unbiased loss (TRL's `robust`; Chowdhury et al. 2024, eq. 12) is not offered pair by pair: it
+divides by 2 p - 1, so the most doubtful labels would pull most (at p = 0.55 ten times as hard as sure ones), without
+end.
 """
 
 from __future__ import annotations
@@ -27,16 +31,6 @@ def expected_correction(logits: torch.Tensor, confidence: torch.Tensor) -> torch
     With p = confidence: p * -log s(h) + (1 - p) * -log s(-h) = -log s(h) + (1 - p) h.
     """
     return (1 - confidence) * logits
-
-
-def unbiased_correction(logits: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
-    """What the unbiased loss has beyond TRL's robust loss without smoothing: -e h / (1 - 2 e), e = 1 - confidence.
-
-    ((1 - e) * -log s(h) - e * -log s(-h)) / (1 - 2 e) = -log s(h) - e h / (1 - 2 e). Confidence must be above a half:
-    at a half the label says nothing.
-    """
-    flipped = 1 - confidence
-    return -flipped * logits / (1 - 2 * flipped)
 
 
 def davidson_loss(logits: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:

@@ -57,12 +57,12 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint
 from store.database import writing
 from store.models import Checkpoint, Round, RoundStatus, Run
+from store.reliability import chance_by_votes
 from store.runs import check_run_held, finish_run
 from store.snapshots import PreferencePair
 from store.wording import counted
 
 log = logging.getLogger("pairloop")
-LEAST_CONFIDENCE = 0.55  # a majority by ties alone; at a half a label says nothing and the unbiased loss has no value
 
 
 @dataclass(frozen=True)
@@ -224,16 +224,18 @@ def _confidence(plan: Plan) -> list[float] | None:
     if plan.training.confidence == "ignore":
         return None
     found = {pair.pair_id: label_chance(pair, plan.training.confidence) for pair in plan.found["train"]}
-    return [max(LEAST_CONFIDENCE, found[pair.pair_id]) for pair in plan.train]
+    return [found[pair.pair_id] for pair in plan.train]
 
 
 def label_chance(pair: PreferencePair, confidence: str) -> float:
     """The chance that a pair's label is right. Raises RunError for a snapshot that does not say."""
-    if confidence == "agreement":
-        return 1.0 if pair.adjudicated else pair.agreement  # who decided has seen the votes
-    if pair.confidence is None:
+    if confidence == "agreement" and pair.adjudicated:
+        return 1.0  # who decided has seen the votes
+    if confidence == "agreement" and pair.votes_for is not None and pair.votes_against is not None:
+        return chance_by_votes(pair.votes_for, pair.votes_against)
+    if confidence == "agreement" or pair.confidence is None:
         raise RunError(
-            'This snapshot was cut without confidence. Start the training anew with confidence = "reliability".'
+            f'This snapshot was cut without confidence. Start the training anew with confidence = "{confidence}".'
         )
     return pair.confidence
 

@@ -27,7 +27,7 @@ from dpo_core import ranks
 from dpo_core.config import TrainingSettings
 from dpo_core.errors import DivergedError
 from dpo_core.logps import PairLogps
-from dpo_core.losses import expected_correction, tie_correction, unbiased_correction
+from dpo_core.losses import expected_correction, tie_correction
 from dpo_core.passes import Batch, pair_lengths, take_pairs, token_passes
 from dpo_core.prefix_sharing import share_or_warn
 from dpo_core.tokenization import TokenizedPair
@@ -37,7 +37,6 @@ TIE = "tie"  # a row's: whether its two texts were called equally good
 # Figures of which a pair that is a tie has none: which of its texts is `chosen` means nothing.
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 OF_DECIDED = (*REWARDS, "logps/chosen", "logps/rejected")
-CORRECTIONS = {"sigmoid": expected_correction, "robust": unbiased_correction}  # of the losses that know confidence
 COMPLETE = "COMPLETE"  # the file that says that a trainer's checkpoint is whole
 OnLog = Callable[[int, int, dict[str, float]], None]
 
@@ -109,8 +108,8 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
             self._log_decided(torch.stack((chosen, rejected), dim=1).detach(), references, ties)
             return loss + self.loss_weights[0] * tie_correction(self._ties, logits, ties).mean()
         for name, weight in zip(self.loss_types, self.loss_weights, strict=True):
-            if name in CORRECTIONS:
-                loss = loss + weight * CORRECTIONS[name](logits, confidence).mean()
+            if name == "sigmoid":
+                loss = loss + weight * expected_correction(logits, confidence).mean()
         return loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -268,7 +267,7 @@ def training_rows(
 ) -> Dataset:
     """The pairs with their reference log-probs, as TRL's trainer and collator take them.
 
-    `confidence` is the probability of each pair's label to be right, above a half. Where all are 1 it is left out: the
+    `confidence` is the probability of each pair's label to be right. Where all are 1 it is left out: the
     loss is then TRL's to the last bit. `ties` says which pairs are ties, where these are trained on.
     """
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dpo_core.alarms import Alarm, alarms_before, alarms_held_out, left_out, with_examples
 from dpo_core.changing_settings import change_training
@@ -125,6 +126,19 @@ def positions(workspace: Workspace) -> int | None:
     return context_length(load_config(base))
 
 
+def unfounded(training: TrainingSettings, manifest: dict[str, Any]) -> list[Alarm]:
+    """Labels are weighed by how reliable people are, and nothing in the snapshot with this manifest tells who is."""
+    told = manifest.get("confidence", {}).get("informative_comparisons")
+    if training.confidence != "reliability" or told != 0:
+        return []
+    text = (
+        'confidence = "reliability" has nothing to go by: no pair was judged by two people, and no answer is known. '
+        "Each label is believed alike, at 80%, which is plain smoothing. Have some pairs judged by two or more people "
+        "(round.comparisons_per_pair, queue.overlap), or import gold pairs."
+    )
+    return [Alarm("confidence-unfounded", "note", text)]
+
+
 def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     """What is wrong with the pairs as the model will see them: what it learns from, then what it is judged by."""
     room, context = plan.training.max_length, positions(workspace)
@@ -133,6 +147,7 @@ def alarms_in(workspace: Workspace, plan: Plan) -> list[Alarm]:
     found = alarms_before(plan.train, ties=plan.ties, eos_ids=ends, max_length=room, context=context)
     pairs = [*plan.found["train"], *plan.found.get(TIES, [])]
     return [
+        *unfounded(plan.training, plan.snapshot.manifest),
         *left_out(pairs, plan.train_and_ties, max_length=room, context=context),
         *with_examples(found, pairs),
         *alarms_held_out(plan.found["test"], plan.test, max_length=room, context=context),

@@ -25,9 +25,10 @@ from store.comparisons import (
     supersede,
 )
 from store.holds import is_kept_from
+from store.dawid_skene import Reliability
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair, recount_open_slots
-from store.reliability import PairVote, Reliability, mirrored, read_pair_votes, reliability_of
+from store.reliability import PairVote, mirrored, read_pair_votes, reliability_of
 from store.roles import person_of, require_researcher
 from store.second_looks import overturned_pairs
 

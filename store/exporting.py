@@ -56,6 +56,8 @@ FIELDS = {
 SOMETIMES = {
     "adjudicated": ("bool", "whether a researcher decided, whatever the votes"),
     "confidence": ("float64", "the chance that `chosen` is the better one, from how reliable its annotators are"),
+    "votes_for": ("int64", "how many votes named `chosen`"),
+    "votes_against": ("int64", "how many named `rejected`"),
     "ranking": ("string", "where they were ranked among several: names these, the same in all rows that came of it"),
     "ranked_together": ("int64", "how many were ranked together"),
     "selected_by": (

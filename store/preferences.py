@@ -12,8 +12,9 @@ The rules, for the votes (verdicts other than skip) on two texts:
   and `min_agreement` asks for. Agreement is still that of all votes. A tie, both-bad or skip drops the two texts;
 - a vote that came of a ranking is a vote like any other; the preference says which texts were ranked together;
 - with `confidence`, each preference has the chance that it is right, from how reliable its annotators are
-  (reliability.py). Who is reliable is told from all that the filter's rounds hold: duels, gold pairs, repeats as well.
-  The majority still chooses: where that is no more likely right than wrong, it counts as too little agreement.
+  (reliability.py). Who is reliable is told from all that the filter's rounds hold: duels and gold pairs as well.
+  The majority still chooses: where that is no more likely right than wrong, it counts as too little agreement;
+- with `votes`, each preference has how many votes named either text, from which that chance may be told instead.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from sqlmodel import Session, col
 
 from store.annotators import get_annotator
 from store.database import chunks
+from store.dawid_skene import KNOWN, Reliability, Vote, fit_reliability
 from store.errors import SnapshotError
+from store.hashing import text_hash
 from store.models import (
     TRAINED_ON,
     Annotator,
@@ -44,7 +47,7 @@ from store.models import (
 )
 from store.prompts import Message
 from store.ranking_tables import Ranking, Slate
-from store.reliability import KNOWN, Reliability, Vote, fit_reliability
+from store.reliability import UNTELLING
 from store.rounds import get_round
 
 # Why a comparison does not become part of a preference, in the order the reasons are looked for.
@@ -75,6 +78,7 @@ class SnapshotFilter:
     `min_agreement`: the least share of votes for the chosen side. `max_chars`: prompt and longer completion together.
     `exclude_annotators`: names. `min_pairs`: refuse to cut with fewer preferences to train on. `keep_ties`: keep ties,
     beside the preferences and apart from them. `confidence`: say how likely each preference is right.
+    `votes`: say how many named either side.
     """
 
     round_numbers: tuple[int, ...] | None = None
@@ -85,6 +89,7 @@ class SnapshotFilter:
     min_pairs: int = 2
     keep_ties: bool = False
     confidence: bool = False
+    votes: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_agreement <= 1:
@@ -100,7 +105,7 @@ class SnapshotFilter:
             "min_agreement": float(self.min_agreement),
         }
         del described["min_pairs"]  # it can only refuse
-        for later in ("keep_ties", "confidence"):  # what was cut before there were these has the same hash today
+        for later in ("keep_ties", "confidence", "votes"):  # what was cut before there were these has the same hash
             if not described[later]:
                 del described[later]
         return described
@@ -124,6 +129,8 @@ class Preference:
     tie: bool = False
     adjudicated: bool = False  # decided by one verdict, whatever the votes
     confidence: float | None = None  # the chance that `chosen` is the better one; None where nobody asked
+    votes_for: int | None = None  # how many named `chosen`; None where nobody asked
+    votes_against: int | None = None  # how many named `rejected`
     ranking: str | None = None  # names the texts that were ranked together, where a vote came of a ranking
     ranked_together: int | None = None  # how many these were
     selected_by: str | None = None  # how the two were selected from several, where they were
@@ -222,7 +229,7 @@ def poll_comparisons(*, session: Session, filter: SnapshotFilter) -> Poll:
     for poll in _gathered(usable, contents):
         outcome = _outcome(poll, filter, reliability)
         if isinstance(outcome, Preference):
-            kept.append(outcome)
+            kept.append(_with_votes(outcome, poll) if filter.votes else outcome)
         else:
             dropped = {reason: count + outcome[reason] for reason, count in dropped.items()}
     preferences, ties = ([each for each in kept if each.tie == tie] for tie in (False, True))
@@ -284,7 +291,7 @@ def _is_usable(said: _Said, filter: SnapshotFilter) -> bool:
 def _is_telling(said: _Said, filter: SnapshotFilter) -> bool:
     """Whether it says something of how reliable its annotator is: what is only measured with does as well."""
     trusted = _reason_to_drop(said, filter) not in ("retracted", "excluded_annotator")
-    return trusted and said.purpose not in (Purpose.CALIBRATION, Purpose.REWRITE)
+    return trusted and said.purpose not in UNTELLING
 
 
 def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _PairContent]:
@@ -340,20 +347,28 @@ def _gathered(said: Iterable[_Said], contents: dict[int, _PairContent]) -> list[
 
 
 def _reliability(said: Iterable[_Said], contents: dict[int, _PairContent]) -> Reliability:
-    """The model of these comparisons. The first of an item's two texts is the one with the lower hash."""
+    """The model of these comparisons. The first of an item's two texts is the one with the lower hash.
+
+    Of what one person said of the same two texts, and of what was decided about them, the latest holds.
+    """
     votes: list[Vote] = []
-    known: dict[tuple[str, ...], set[bool]] = {}
-    for one in said:
+    gold: dict[tuple[str, ...], set[str]] = {}
+    ruled: dict[tuple[str, ...], str] = {}
+    for one in sorted(said, key=lambda one: (one.moment, one.annotator, contents[one.pair_id].named(one.verdict))):
         content = contents[one.pair_id]
-        for verdict, sure in ((one.verdict, one.adjudicates), (one.gold, True)):
-            named = content.named(verdict or "")
-            if named not in content.key:
-                continue
-            if sure:
-                known.setdefault(content.key, set()).add(named == content.key[1])
-            else:
-                votes.append((content.key, one.annotator, named == content.key[1]))
-    return fit_reliability(votes, {key: answers.pop() for key, answers in known.items() if len(answers) == 1})
+        key, named = content.key, content.named(one.verdict)
+        if one.gold is not None:
+            gold.setdefault(key, set()).add(content.named(one.gold))
+        if one.adjudicates:
+            ruled[key] = named
+        elif named in key[1:]:
+            votes.append((key, one.annotator, named == key[1]))
+    known = {key: min(answers) for key, answers in gold.items() if len(answers) == 1} | ruled
+    return fit_reliability(
+        votes,
+        {key: named == key[1] for key, named in known.items() if named in key[1:]},
+        {content.key: content.prompt_hash for content in contents.values()},
+    )
 
 
 def _outcome(poll: _Poll, filter: SnapshotFilter, reliability: Reliability | None) -> Preference | Counter[str]:
@@ -390,6 +405,12 @@ def _ruled(
     if filter.keep_ties and not content.held_out and ruling == Verdict.TIE:
         return replace(_preference(poll, both[0], both[1], share, tie=True), adjudicated=True)
     return Counter({ruling: votes.total()})
+
+
+def _with_votes(preference: Preference, poll: _Poll) -> Preference:
+    named = Counter(vote for _, vote in poll.votes)
+    votes_for, votes_against = (named[text_hash(text)] for text in (preference.chosen, preference.rejected))
+    return replace(preference, votes_for=votes_for, votes_against=votes_against)
 
 
 def _characters(content: _PairContent) -> int:

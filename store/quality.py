@@ -24,9 +24,10 @@ from sqlmodel import Session
 from store.agreement import Couple, agreements, alphas, meetings
 from store.annotators import list_annotators
 from store.answers import BOTH_BAD, NONE, SKIP, TIE, Answers, Flags, Ints, count_imported, read_answers, swapped
+from store.dawid_skene import Reliability
 from store.intervals import Estimate, share_of, wilson
 from store.models import Annotator
-from store.reliability import Reliability, read_reliability
+from store.reliability import read_reliability
 from store.roles import require_researcher
 
 FAST_SECONDS = 1.0
@@ -58,7 +59,7 @@ class Habits:
 class AnnotatorQuality:
     """One annotator. `agreement` and `kappa`: with all others who judged the same pairs.
 
-    `accuracy`: the share of verdicts that name the better completion, as reliability.py fits it.
+    `accuracy`: the share of verdicts that name the better completion, as dawid_skene.py fits it.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Snapshots: immutable, content-hashed preference datasets cut from the comparisons.
 
 On disk: `snapshots/<first 12 of the hash>/` with `train.jsonl`, `test.jsonl` (held-out prompts) and `manifest.json`;
-where the filter keeps ties, those to train on are in `ties.jsonl`; where it asks for confidence, rows have that column.
+where the filter keeps ties, those to train on are in `ties.jsonl`; where it asks for confidence or votes, rows have
+these columns.
 The manifest holds the hashes of these files, the filter and what was dropped; its own hash names the snapshot.
 The same comparisons and the same filter give the same bytes on any machine, in any order, with any ids.
 """
@@ -30,7 +31,16 @@ from store.writing_files import folder_written_aside
 SPLITS = ("train", "test")
 TIES = "ties"
 # Columns only where they say something: older snapshots keep their hash.
-LATER = ("adjudicated", "confidence", "ranking", "ranked_together", "selected_by", "reward_margin")
+LATER = (
+    "adjudicated",
+    "confidence",
+    "votes_for",
+    "votes_against",
+    "ranking",
+    "ranked_together",
+    "selected_by",
+    "reward_margin",
+)
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 
@@ -46,6 +56,8 @@ class PreferencePair:
     chosen_side: str  # which completion of the pair was chosen, "a" or "b"
     agreement: float  # the share of votes that went to `chosen`, or that said tie
     annotators: int
+    votes_for: int | None = None  # how many named `chosen`; None where the snapshot does not say
+    votes_against: int | None = None  # how many named `rejected`
     adjudicated: bool = False  # decided by a researcher, whatever the votes
     confidence: float | None = None  # the chance that the label is right; None where the snapshot does not say
 
@@ -246,6 +258,8 @@ def _with_pair(row: dict[str, Any], sides: Sides, snapshot: Snapshot) -> Prefere
         side,
         row["agreement"],
         row["annotators"],
+        row.get("votes_for"),
+        row.get("votes_against"),
         row.get("adjudicated", False),
         row.get("confidence"),
     )

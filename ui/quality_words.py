@@ -130,8 +130,16 @@ def agreement_row(each: AnnotatorQuality) -> tuple[object, ...]:
         _with_interval(each.kappa),
         _of(habits.consistency),
         _of(habits.gold),
-        f"{shown(each.accuracy)} ({interval_words(each.accuracy)})" if each.accuracy.count else NOTHING,
+        right_cell(each),
     )
+
+
+def right_cell(each: AnnotatorQuality) -> str:
+    """`81% (74% to 87%)`, how often they are right; without an interval where nothing tells who of them is."""
+    found = each.accuracy
+    if not found.count:
+        return NOTHING
+    return f"{shown(found)} ({interval_words(found) if found.interval else 'too little to tell who is right'})"
 
 
 def habits_row(each: AnnotatorQuality) -> tuple[object, ...]:

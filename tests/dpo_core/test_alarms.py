@@ -25,11 +25,13 @@ from dpo_core.alarms import (
     run_alarms,
     with_examples,
 )
+from dpo_core.config import TrainingSettings
 from dpo_core.errors import DivergedError
 from dpo_core.loop import start_training
 from dpo_core.policies import load_tokenizer, saved_stop_ids, stop_ids
 from dpo_core.tokenization import TokenizedPair, tokenize_pairs
 from dpo_core.trainer import PairTrainer, forget_after, last_complete_checkpoint
+from dpo_core.training_plan import unfounded
 from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
@@ -344,13 +346,26 @@ def test_a_run_has_its_alarms_in_its_record_while_it_lasts_and_after(make_worksp
 
 
 def test_a_run_on_healthy_pairs_has_none(make_workspace: Make) -> None:
-    workspace = make_workspace(training={"learning_rate": 1e-4, "drift_samples": 0})
+    workspace = make_workspace(training={"learning_rate": 1e-4, "drift_samples": 0, "confidence": "reliability"})
     ready_to_train(workspace)
     start_training(workspace, by="test")
     finished = run_next(workspace)
     assert finished.status == RunStatus.DONE, finished.error
-    assert set(names(finished)) <= {"length-bias"}  # the annotator of these tests prefers what is longer
+    expected = {"length-bias", "confidence-unfounded"}  # the one annotator of these tests prefers what is longer
+    assert {"confidence-unfounded"} <= set(names(finished)) <= expected
+    assert all(alarm.level == "note" for alarm in run_alarms(finished))
     assert finished.result["lengths"] == {}
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told", "said"),
+    [("reliability", 0, True), ("reliability", 2, False), ("agreement", 0, False), ("ignore", 0, False)],
+)
+def test_reliability_without_anything_to_go_by_is_smoothing(confidence: Any, told: int, said: bool) -> None:
+    training = TrainingSettings(confidence=confidence)
+    found = unfounded(training, {"confidence": {"informative_comparisons": told}})
+    assert [alarm.name for alarm in found] == ["confidence-unfounded"] * said
+    assert unfounded(training, {}) == []
 
 
 def test_a_run_says_what_held_out_pairs_are_not_judged_by_whole(make_workspace: Make) -> None:

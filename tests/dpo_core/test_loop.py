@@ -291,6 +291,10 @@ def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:
     assert training_filter(changed, 3) == SnapshotFilter(min_agreement=0.7, keep_ties=True)
     believing = change_training(training, {"comparisons": "all", "confidence": "reliability"})
     assert training_filter(believing, 3) == SnapshotFilter(min_agreement=0.7, confidence=True)
+    by_votes = change_training(training, {"comparisons": "all", "confidence": "agreement"})
+    assert training_filter(by_votes, 3) == SnapshotFilter(min_agreement=0.7, votes=True)
+    points = [{"confidence": "ignore"}, {"confidence": "agreement"}]
+    assert training_filter(training, None, sweep=points) == SnapshotFilter(min_agreement=0.7, votes=True)
     assert snapshot_filter(workspace, confidence=True) == SnapshotFilter(min_agreement=0.7, confidence=True)
 
 

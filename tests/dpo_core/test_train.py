@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -297,27 +298,30 @@ def weights_after_votes(make_workspace: Make, name: str, *, disagree: bool, conf
     return weights(workspace)
 
 
-def test_doubtful_labels_count_less_and_certain_ones_as_ever(make_workspace: Make) -> None:
+def test_labels_count_as_they_are_believed(make_workspace: Make) -> None:
     def by(confidence: str, *, disagree: bool) -> dict[str, Any]:
         return weights_after_votes(make_workspace, f"{confidence}-{disagree}", disagree=disagree, confidence=confidence)
 
     def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         return all(torch.equal(one[name], other[name]) for name in one)
 
-    assert same(by("agreement", disagree=False), by("ignore", disagree=False)), "TRL's loss to the last bit"
     plain = by("ignore", disagree=True)
-    assert not same(by("agreement", disagree=True), plain)
-    assert not same(by("reliability", disagree=True), plain)
+    found = {"ignore": plain} | {how: by(how, disagree=True) for how in ("agreement", "reliability")}
+    assert not any(same(found[one], found[other]) for one, other in combinations(found, 2))
+    assert not same(by("agreement", disagree=False), by("ignore", disagree=False)), "three votes are no certainty"
 
 
 def test_what_a_label_is_believed() -> None:
     """By the votes, or by who gave them; what a researcher decided is in no doubt, whatever the votes."""
-    pair = PreferencePair(1, [], "yes", "no", "a", agreement=0.4, annotators=3, confidence=0.9)
+    votes = {"votes_for": 2, "votes_against": 1}  # and two ties, which are no votes against it
+    pair = PreferencePair(1, [], "yes", "no", "a", agreement=0.4, annotators=5, **votes, confidence=0.9)
     decided = replace(pair, adjudicated=True, confidence=None)
-    assert [label_chance(each, "agreement") for each in (pair, decided)] == [0.4, 1.0]
+    assert [label_chance(each, "agreement") for each in (pair, decided)] == [0.6364, 1.0]  # (2 + 1/3) / (3 + 2/3)
     assert label_chance(pair, "reliability") == 0.9
     with pytest.raises(RunError, match="cut without confidence"):
         label_chance(decided, "reliability")
+    with pytest.raises(RunError, match="cut without confidence"):
+        label_chance(replace(pair, votes_for=None, votes_against=None), "agreement")
 
 
 def some_tied(left: str, right: str) -> str:

@@ -16,13 +16,13 @@ from store.comparisons import (
     undo_comparison,
 )
 from store.database import reading, writing
+from store.dawid_skene import KNOWN
 from store.errors import PairChangedError, StoreError
 from store.exporting import export_snapshot
 from store.models import Comparison, Pair, Purpose
 from store.pairs import shown_pair
 from store.preferences import SnapshotFilter, poll_comparisons
 from store.quality import read_quality
-from store.reliability import KNOWN
 from store.rewrites import replace_rewrites
 from store.round_work import work_done
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
@@ -52,6 +52,9 @@ def test_why_pairs_are_in_the_inbox_the_most_doubtful_first(engine):
         ask(session, {"Ada": "a", "Ben": "b"}, purpose=Purpose.DUEL)
         again = ask(session, {"Cleo": "b"})
         ask_again(session, again, "Cleo", "b")
+        for _ in range(6):
+            ask(session, {"Dan": "b"}, purpose=Purpose.GOLD, gold="a")
+        doubted = ask(session, {"Dan": "b"})
     found = {pair.pair_id: pair for pair in inbox(engine)}
     assert {number: pair.why for number, pair in found.items()} == {
         split.id: ("disagreement",),
@@ -59,11 +62,12 @@ def test_why_pairs_are_in_the_inbox_the_most_doubtful_first(engine):
         half.id: ("disagreement",),
         flagged.id: ("flagged",),
         tagged.id: ("flagged",),
-        again.id: ("disagreement", "low_confidence"),
+        again.id: ("disagreement",),
+        doubted.id: ("low_confidence",),
     }
     order = list(found)
-    assert order[:4] == [again.id, tagged.id, newer.id, split.id]  # a half each, the newest first
-    assert [found[number].chance for number in order[:4]] == [0.5, None, None, None]
+    assert order[:4] == [tagged.id, newer.id, split.id, doubted.id]  # a half each, the newest first, and a little more
+    assert [found[number].chance for number in order[:4]] == [None, None, None, 0.5038]  # (8 + 6 * 0.01) / 16
     assert all(found[number].chance > 0.7 for number in order[4:])
     assert [(one.verdict, one.repeated) for one in said_of(engine, again)] == [("b", False), ("a", True)]
 

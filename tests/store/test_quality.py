@@ -17,12 +17,12 @@ from store.annotators import retract_annotator
 from store.answers import NONE, Answers, answers_version, read_answers, swapped
 from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
+from store.dawid_skene import fit_reliability
 from store.errors import StoreError
 from store.models import Comparison, Purpose, now
 from store.quality import measure_quality, read_quality
 from store.quality_tables import csv_text, quality_tables, write_tables
 from store.rankings import record_ranking
-from store.reliability import fit_reliability
 from store.spreadsheets import safe_cell
 from tests.store.teams import ask, ask_again, say
 from tests.store.test_rankings import make_slates

@@ -1,5 +1,8 @@
 """Reliability: annotators simulated by the model itself are found out; laws; and what snapshots make of it."""
 
+from datetime import timedelta
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,10 +10,12 @@ from hypothesis import strategies as st
 
 from store.annotators import retract_annotator
 from store.database import reading, writing
+from store.dawid_skene import KNOWN, PRIOR, fit_reliability
 from store.exporting import export_snapshot
 from store.models import Purpose
-from store.preferences import SnapshotFilter
-from store.reliability import KNOWN, PRIOR, fit_reliability, read_reliability
+from store.preferences import SnapshotFilter, poll_comparisons
+from store.quality import read_quality
+from store.reliability import chance_by_votes, read_reliability
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
 from tests.store.teams import ask, ask_again, say
 
@@ -112,16 +117,92 @@ def test_known_answers_are_believed_and_tell_who_is_right():
     assert found.first[39] > 0.9, "against the majority"
 
 
-def test_contradicting_oneself_costs_credit():
-    def accuracy(again: bool) -> float:
-        said = [(pair, "Ada", first) for pair in range(30) for first in (True, again)]
-        return fit_reliability(said, {}).accuracy["Ada"].value
+def test_saying_the_same_again_is_no_second_vote():
+    votes, _ = simulated(TEAM, pairs=60, each=3)
+    assert fit_reliability(votes * 2, {}) == fit_reliability(votes, {})
+    assert values(fit_reliability([(0, "Ada", True), (0, "Ada", False)], {0: False}))["Ada"] == pytest.approx(
+        (PRIOR[0] + KNOWN) / (sum(PRIOR) + 1)
+    ), "the last counts"
 
-    assert accuracy(again=True) > 0.9
-    assert accuracy(again=False) == pytest.approx((PRIOR[0] + 30) / (sum(PRIOR) + 60))  # right in one of two, whichever
+
+@pytest.mark.parametrize("agreed", range(0, 31, 3))
+def test_two_who_are_told_apart_by_nothing(agreed):
+    """Ada and Ben agree on so many of 30 pairs, and nobody else says anything: whatever holds of her holds of him."""
+    votes = [(pair, name, name == "Ada" or pair < agreed) for pair in range(30) for name in ("Ada", "Ben")]
+    found = fit_reliability(votes, {})
+    ada, ben = found.accuracy["Ada"], found.accuracy["Ben"]
+    assert ada.value == pytest.approx(ben.value, abs=1e-6)
+    assert agreed == 30 or found.first[29] == pytest.approx(0.5, abs=1e-6), "where they disagree, nobody knows"
+    assert agreed == 0 or found.first[0] > 0.75
+    for each in (ada, ben):
+        assert each.interval is None or 0 < each.interval[0] < each.value < each.interval[1] < 1
+    assert (ada.interval is None) == (ben.interval is None) == (agreed <= 12)
 
 
-VOTES = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["Ada", "Ben", "Cleo"]), st.booleans()), max_size=30)
+def test_who_disagree_more_often_than_chance_are_not_both_as_good_as_a_coin():
+    """One of them is right and the other wrong: as both fits are as probable, either is believed by half."""
+    votes = [(pair, name, name == "Ada" or pair < 3) for pair in range(30) for name in ("Ada", "Ben")]
+    ada = fit_reliability(votes, {}).accuracy["Ada"]
+    told = fit_reliability([*votes, *((pair, "Ada", True) for pair in (30, 31, 32))], dict.fromkeys((30, 31, 32), True))
+    assert (ada.interval, ada.value) == (None, pytest.approx(0.6, abs=0.01))
+    assert told.accuracy["Ada"].value > 0.85 and told.accuracy["Ben"].value < 0.35
+
+
+def ranked(lapses: dict[str, float], *, prompts: int, texts: int, seed: int):
+    """Everybody ranks the texts of each prompt as they are, but now and then by lot; all comparisons, and the prompts.
+
+    Of what is ranked by lot half is right, so that who lapses in a share of prompts errs in half as many comparisons.
+    """
+    draw, votes = np.random.default_rng(seed), []
+    for prompt in range(prompts):
+        worth = draw.permutation(texts)
+        for name, share in lapses.items():
+            seen = draw.permutation(texts) if draw.random() < share else worth
+            votes += [
+                ((prompt, one, other), name, bool(seen[one] > seen[other]))
+                for one, other in combinations(range(texts), 2)
+            ]
+    return votes, {item: item[0] for item, _, _ in votes}
+
+
+def test_intervals_allow_for_comparisons_that_came_of_one_ranking():
+    lapses, covered = {"Ada": 0.2, "Ben": 0.4, "Cleo": 0.6}, {"by prompt": [], "by pair": []}
+    for seed in range(40):
+        votes, prompts = ranked(lapses, prompts=30, texts=6, seed=seed)
+        for how, named in (("by prompt", prompts), ("by pair", None)):
+            found = fit_reliability(votes, {}, named).accuracy
+            inside = [
+                found[name].interval[0] <= 1 - share / 2 <= found[name].interval[1] for name, share in lapses.items()
+            ]
+            covered[how] += inside
+    assert np.mean(covered["by prompt"]) > 0.9
+    assert np.mean(covered["by pair"]) < 0.8, "what counting them as independent comes to"
+
+
+def test_an_interval_by_prompts_where_all_answers_are_known_is_that_of_their_shares():
+    """Five pairs of each prompt, all right or all wrong: as wide as if each prompt were one pair."""
+    votes = [((prompt, pair), "Ada", prompt % 10 > 2) for prompt in range(200) for pair in range(5)]
+    known = {item: True for item, _, _ in votes}
+    found = fit_reliability(votes, known, {item: item[0] for item in known}).accuracy["Ada"]
+    error = (0.7 * 0.3 / 200) ** 0.5 / (0.7 * 0.3)  # of the log-odds, by the delta method
+    odds = [np.log(each / (1 - each)) for each in found.interval]
+    assert odds[1] - odds[0] == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("named", "against", "chance"),
+    # (1 + 1/3) / (1 + 2/3) = 4/5, as one unknown annotator; 10/11; (2 + 1/3) / (3 + 2/3) = 7/11; and a half.
+    [(1, 0, 0.8), (0, 1, 0.2), (2, 0, 0.875), (3, 0, 0.9091), (2, 1, 0.6364), (1, 1, 0.5), (0, 0, 0.5)],
+)
+def test_what_votes_alone_are_worth(named, against, chance):
+    assert chance_by_votes(named, against) == chance
+
+
+VOTES = st.lists(
+    st.tuples(st.integers(0, 6), st.sampled_from(["Ada", "Ben", "Cleo"]), st.booleans()),
+    max_size=20,
+    unique_by=lambda vote: vote[:2],
+)
 
 
 @given(VOTES, st.sets(st.integers(0, 6)), st.dictionaries(st.integers(0, 6), st.booleans(), max_size=2), st.randoms())
@@ -134,7 +215,7 @@ def test_neither_the_order_nor_what_is_called_first_matters(votes, turned, known
     assert values(other) == pytest.approx(values(found), abs=1e-7)
     for name, each in found.accuracy.items():
         assert other.accuracy[name].interval == pytest.approx(each.interval, abs=1e-6)
-        assert 0 <= each.interval[0] < each.value < each.interval[1] <= 1
+        assert each.interval is None or 0 <= each.interval[0] < each.value < each.interval[1] <= 1
     for item in found.first:
         assert other.chance(item, first=item not in turned) == pytest.approx(found.chance(item, first=True), abs=1e-4)
         assert found.chance(item, first=True) + found.chance(item, first=False) == pytest.approx(1, abs=1e-3)
@@ -155,10 +236,15 @@ def reliability(engine):
         return read_reliability(session=session)
 
 
-def test_gold_repeats_and_decisions_inform_it(engine):
+def by_snapshot(engine):
+    """What a snapshot's confidence comes from."""
+    with reading(engine) as session:
+        return poll_comparisons(session=session, filter=SnapshotFilter(confidence=True)).reliability
+
+
+def test_gold_and_decisions_inform_it(engine):
     with writing(engine) as session:
         pair = ask(session, {"Ada": "a", "Mal": "b"})
-        ask_again(session, pair, "Ada", "b")  # the same completion again
         ask(session, {"Ada": "tie", "Ben": "both_bad", "Cleo": "skip"})
         ask(session, {"Ada": "a"}, purpose=Purpose.GOLD, gold="b")
         ask(session, {"Ben": "a"}, purpose=Purpose.CALIBRATION, gold="b")
@@ -167,10 +253,63 @@ def test_gold_repeats_and_decisions_inform_it(engine):
         retract_annotator(session=session, name="Mal")
     found = reliability(engine)
     assert set(found.accuracy) == {"Ada", "Ben"}
-    assert found.informative == 4  # Ada twice on one pair, her gold verdict, Ben's on the pair that was decided
-    assert found.accuracy["Ben"].value == pytest.approx((PRIOR[0] + 1 - KNOWN) / (sum(PRIOR) + 1))
+    assert found.informative == 2  # Ada's gold verdict, Ben's on the pair that was decided
+    for each in found.accuracy.values():
+        assert each.value == pytest.approx((PRIOR[0] + 1 - KNOWN) / (sum(PRIOR) + 1))
     assert found.chance(decided.id, first=True) == KNOWN
-    assert found.chance(pair.id, first=True) > 0.8
+    assert found.chance(pair.id, first=True) == pytest.approx(found.accuracy["Ada"].value, abs=1e-4)
+    assert by_snapshot(engine).accuracy == found.accuracy
+
+
+def test_consistency_is_not_taken_for_being_right(engine):
+    """Ada is right on 13 of 20 gold pairs, and says the same each time she is asked again, as on 20 pairs of hers."""
+    with writing(engine) as session:
+        for number in range(20):
+            said = "a" if number < 13 else "b"
+            gold = ask(session, {"Ada": said}, purpose=Purpose.GOLD, gold="a")
+            for pair in (gold, ask(session, {"Ada": said})):
+                ask_again(session, pair, "Ada", "b" if said == "a" else "a")
+    with reading(engine) as session:
+        (ada,) = read_quality(session=session).annotators
+    assert (ada.habits.consistency.value, ada.habits.consistency.count) == (1, 40)
+    found = reliability(engine)
+    right = (PRIOR[0] + 13 * KNOWN + 7 * (1 - KNOWN)) / (sum(PRIOR) + 20)
+    assert values(found) == values(by_snapshot(engine)) == {"Ada": pytest.approx(right)} == values(found)
+    assert found.chance(2, first=True) == pytest.approx(right, abs=1e-4), "a single vote, whatever was repeated"
+
+
+def test_second_looks_do_not_count_against_anybody(engine):
+    """They were picked for being probably wrong: Ada takes back what she is asked of again, Cleo knows those alone."""
+    with writing(engine) as session:
+        pairs = [ask(session, {"Ada": "a", "Ben": "a"}) for _ in range(20)]
+    before, snapshot_before = reliability(engine), by_snapshot(engine)
+    with writing(engine) as session:
+        for pair in pairs[:5]:
+            ask_again(session, pair, "Ada", "a").wanted = 1
+        ask_again(session, pairs[6], "Cleo", "a").wanted = 1
+    assert reliability(engine) == before and by_snapshot(engine) == snapshot_before
+    assert before.accuracy["Ada"].value > 0.9
+
+
+def test_of_two_decisions_the_latest_is_the_answer(engine):
+    """In the reliability of a training as on the Team page; and the latest that names neither leaves none."""
+    with writing(engine) as session:
+        for number in range(10):
+            pair = ask(session, {"Ada": "a"})
+            for day, (researcher, verdict) in enumerate((("Rea", "a"), ("Rob", "b"))):
+                say(session, pair, researcher, verdict=verdict, adjudicates=True, after=timedelta(days=day))
+            if number == 9:
+                say(session, pair, "Rex", verdict="tie", adjudicates=True, after=timedelta(days=2))
+    wrong = pytest.approx((PRIOR[0] + 9 * (1 - KNOWN)) / (sum(PRIOR) + 9))
+    assert values(reliability(engine)) == {"Ada": wrong}
+    assert values(by_snapshot(engine)) == {"Ada": wrong}
+
+
+def test_who_saw_the_same_two_texts_twice_has_one_vote(engine):
+    with writing(engine) as session:
+        for _ in range(3):
+            ask(session, {"Ada": "a", "Ben": "a"}, prompt="the same")
+    assert by_snapshot(engine).informative == 2
 
 
 def cut(engine, folder, **options):

@@ -222,6 +222,18 @@ def test_a_row_says_who_wrote_what_and_how_sure_it_is(worked, tmp_path):
     assert (imported["chosen_source"], imported["round"], imported["agreement"]) == ("file", None, 1.0)
 
 
+def test_where_it_is_asked_for_a_row_says_how_many_named_either_text(worked, tmp_path):
+    snapshot = cut(worked, tmp_path, votes=True, min_agreement=0)
+    found = read_snapshot(snapshot=snapshot, folder=tmp_path, split="train")
+    votes = {row["prompt"][0]["content"]: (row["votes_for"], row["votes_against"]) for row in found}
+    once = ("other side", "half", "mostly tied", "long", "imported")  # ties name neither
+    assert votes == {"clear": (2, 1)} | dict.fromkeys(once, (1, 0))
+    assert snapshot.manifest["filter"]["votes"] is True
+    with reading(worked) as session:
+        pairs = snapshot_pairs(session=session, snapshot=snapshot, folder=tmp_path, split="train")
+    assert sorted((pair.votes_for, pair.votes_against) for pair in pairs) == sorted(votes.values())
+
+
 @pytest.mark.parametrize(
     ("options", "trained"),
     [

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from dpo_core.workspace import Workspace
-from store.database import writing
+from store.database import reading, writing
 from store.models import Pair
+from store.quality import read_quality
 from tests.browser import seeding
 from tests.store.teams import ask, give, say, send_back
 from tests.ui.conftest import Pairloop
 from ui.cli import YOURS
+from ui.commands.printing import print_json
+from ui.quality_words import right_cell
 
 
 @pytest.fixture
@@ -48,6 +51,32 @@ def test_scripts_get_json_and_files(pairloop: Pairloop, compared: Workspace) -> 
     assert [Path(name).name for name in said["files"]] == ["overall.csv", "annotators.csv", "couples.csv"]
     with Path("out/annotators.csv").open(newline="", encoding="utf-8") as stream:
         assert [row["comparisons"] for row in csv.DictReader(stream)] == ["12", "12"]
+
+
+def no_number(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_two_whom_nothing_tells_apart_have_no_interval(pairloop: Pairloop, workspace: Workspace) -> None:
+    with writing(workspace.engine) as session:
+        for number in range(40):
+            ask(session, {"Ada": "a", "Ben": "abb"[number % 3]})
+    _, out, _ = pairloop("quality", "--json")
+    for row in json.loads(out, parse_constant=no_number)["quality"]["annotators"]:
+        assert 0.5 < row["accuracy"] < 0.8
+        assert row["accuracy_low"] is row["accuracy_high"] is None
+    with reading(workspace.engine) as session:
+        shown = {right_cell(each) for each in read_quality(session=session).annotators}
+    assert shown == {"64% (too little to tell who is right)"}  # 0.37 * (0.82 + 0.47) + 0.26 * 0.63
+
+
+def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"loss": float("nan"), "interval": (float("-inf"), 1.5), "where": Path("a")})
+    assert json.loads(capsys.readouterr().out, parse_constant=no_number) == {
+        "loss": None,
+        "interval": [None, 1.5],
+        "where": "a",
+    }
 
 
 def test_a_folder_that_is_a_file_is_the_users_to_mend(pairloop: Pairloop, compared: Workspace) -> None:

@@ -24,8 +24,9 @@ FIGURES = ("loss", "rewards/margins", "rewards/accuracies")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+    """One JSON object on stdout; null for what is no number, which JSON does not have."""
+    plain = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _: None)
+    print(json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def _plain(value: Any) -> Any:
