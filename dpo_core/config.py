@@ -152,7 +152,9 @@ class GateSettings(Section):
     """What a checkpoint must show to be promoted. A person can promote it all the same, which is put on record."""
 
     win_rate: Literal["better", "not worse", "ignore"] = Field(
-        "better", description='In duels with its parent: "better" (interval above 50%), "not worse", "ignore".'
+        "better",
+        description='In duels with its parent: "better" (interval above 50%), "not worse" (not below it once all are '
+        'judged, on 10 prompts or more: not shown to be worse), "ignore".',
     )
     held_out: Literal["not worse", "ignore"] = Field(
         "not worse", description='Accuracy on held-out comparisons: "not worse" than its parent\'s, beyond chance.'

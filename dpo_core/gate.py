@@ -18,7 +18,7 @@ from dpo_core.duels import Match, read_matches
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint, Decision, RoundStatus
 from store.rounds import latest_round
-from store.win_rate import DuelVerdict
+from store.win_rate import LEAST_PROMPTS, DuelVerdict
 from store.wording import counted
 
 
@@ -79,19 +79,29 @@ def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) ->
     """What the gate says of a checkpoint by now."""
     asked = workspace.settings.gate
     matches = tuple(read_matches(session, checkpoint, alpha=workspace.settings.duels.alpha))
-    conditions = (*_won(asked, matches), *_shown(asked, checkpoint.metrics))
-    return Gate(checkpoint.name, conditions, matches)
+    return Gate(checkpoint.name, tuple(conditions(asked, matches, checkpoint.metrics)), matches)
+
+
+def conditions(asked: GateSettings, matches: tuple[Match, ...], metrics: dict[str, Any]) -> list[Condition]:
+    """What is asked, and what a checkpoint's matches and its own record show of it. A function of these alone."""
+    return [*_won(asked, matches), *_shown(asked, metrics)]
 
 
 def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]:
     if asked.win_rate == "ignore" or not matches:
         return
-    match, wanted = matches[0], {"better": "Better than", "not worse": "Not worse than"}[asked.win_rate]
+    match = matches[0]
+    wanted = {"better": "Better than", "not worse": "Not shown to be worse than"}[asked.win_rate]
     verdict = match.win_rate.verdict
     met = {DuelVerdict.PROMOTE: True, DuelVerdict.KEEP: False, DuelVerdict.UNDECIDED: None}[verdict]
-    if asked.win_rate == "not worse" and met is None and match.win_rate.prompts:
+    if asked.win_rate == "not worse" and met is None and _is_judged(match):
         met = True
     yield Condition(f"{wanted} {match.against} in blind duels", met, match_words(match))
+
+
+def _is_judged(match: Match) -> bool:
+    """Whether people had the chance to find it worse: none of its duels is open, and enough prompts were judged."""
+    return not match.counts.open and match.win_rate.judged >= LEAST_PROMPTS
 
 
 def match_words(match: Match) -> str:

@@ -72,6 +72,8 @@ class Duel:
 class WinRate:
     """`won`, `lost`, `ties`, `both_bad` count duels; `prompts` those with a decided duel. `rate` is the mean over them.
 
+    `judged` counts the prompts with any verdict, a tie or both-bad included.
+
     `interval` holds the true rate with 95% at every moment at once. `duels_more`: about how many more comparisons, ties
     and both-bads included, until the verdict, if things go on as they do; None where it is decided, under
     LEAST_PROMPTS, or where more than MOST_DUELS would be needed (`too_close`).
@@ -82,6 +84,7 @@ class WinRate:
     ties: int
     both_bad: int
     prompts: int
+    judged: int
     rate: float | None
     interval: Interval
     verdict: DuelVerdict
@@ -114,6 +117,7 @@ def win_rate(duels: Sequence[Duel], *, alpha: float = ALPHA) -> WinRate:
         ties=counts[Outcome.TIE],
         both_bad=counts[Outcome.BOTH_BAD],
         prompts=len(shares),
+        judged=len({duel.prompt for duel in duels}),
         rate=fmean(shares) if shares else None,
         interval=interval,
         verdict=verdict,
