@@ -37,6 +37,7 @@ class Match:
     checkpoint: str
     against: str
     counts: DuelCounts
+    held_out: int  # prompts there are by now to hold duels on
     win_rate: WinRate
     at_equal_length: Estimate
 
@@ -181,11 +182,13 @@ def read_match(session: Session, checkpoint: Checkpoint, against: Checkpoint, *,
     """What was said in the duels of these two."""
     both = {"checkpoint_id": _id(checkpoint), "against_id": _id(against)}
     said = judged_duels(session=session, **both)
+    held_out = count_prompts(session=session)["held_out"]
     return Match(
         checkpoint=checkpoint.name,
         against=against.name,
         counts=count_duels(session=session, **both),
-        win_rate=win_rate(said, alpha=alpha),
+        held_out=held_out,
+        win_rate=win_rate(said, alpha=alpha, prompts_there=held_out),
         at_equal_length=length_controlled(said),
     )
 

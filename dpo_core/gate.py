@@ -96,12 +96,32 @@ def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]
     met = {DuelVerdict.PROMOTE: True, DuelVerdict.KEEP: False, DuelVerdict.UNDECIDED: None}[verdict]
     if asked.win_rate == "not worse" and met is None and _is_judged(match):
         met = True
-    yield Condition(f"{wanted} {match.against} in blind duels", met, match_words(match))
+    lacking = _lacking(asked, match) if met is None else ""
+    yield Condition(
+        f"{wanted} {match.against} in blind duels", met, "; ".join(filter(None, [match_words(match), lacking]))
+    )
 
 
 def _is_judged(match: Match) -> bool:
     """Whether people had the chance to find it worse: none of its duels is open, and enough prompts were judged."""
     return not match.counts.open and match.win_rate.judged >= LEAST_PROMPTS
+
+
+def _lacking(asked: GateSettings, match: Match) -> str:
+    """What else a verdict waits for than for open duels; or nothing."""
+    if few := too_few_words(match):
+        return few
+    if asked.win_rate == "not worse" and match.counts.written and not match.counts.open:
+        return f"{match.win_rate.judged} of the {LEAST_PROMPTS} prompts judged that it takes"
+    return ""
+
+
+def too_few_words(match: Match) -> str:
+    """Where there are too few held-out prompts to decide a match: that, and what to do; else nothing."""
+    if not match.win_rate.too_few_prompts:
+        return ""
+    rate = "at this rate" if match.win_rate.prompts >= LEAST_PROMPTS else "at any rate"
+    return f"{counted(match.held_out, 'held-out prompt')} cannot decide it {rate}: import more prompts"
 
 
 def match_words(match: Match) -> str:

@@ -6,21 +6,26 @@ from typing import Any
 
 import pytest
 
-from dpo_core.config import GateSettings
+from dpo_core.automatic import Act, duels_to_write, plan_next
+from dpo_core.config import AutomaticSettings, GateSettings
 from dpo_core.duels import Match
-from dpo_core.gate import Condition, conditions
+from dpo_core.gate import Condition, Gate, conditions
+from dpo_core.loop import LoopState, Step
 from store.duels import DuelCounts
+from store.models import Checkpoint
 from store.win_rate import Duel, Outcome, length_controlled, win_rate
+from ui.duel_words import verdict_words
 
 NOTHING = {"win_rate": "ignore", "held_out": "ignore", "alarms": "ignore", "canary": 0, "checks": "ignore"}
 
 
-def match(*, left_open: int = 0, **counts: int) -> Match:
+def match(*, left_open: int = 0, held_out: int = 60, **counts: int) -> Match:
     """So many duels of each outcome, each on a prompt of its own, and some that are not judged."""
     outcomes = [Outcome(name) for name, count in counts.items() for _ in range(count)]
     duels = [Duel(number, outcome) for number, outcome in enumerate(outcomes)]
     written = DuelCounts(written=len(duels) + left_open, open=left_open)
-    return Match("round-2", "round-1", written, win_rate(duels), length_controlled(duels))
+    told = win_rate(duels, prompts_there=held_out)
+    return Match("round-2", "round-1", written, held_out, told, length_controlled(duels))
 
 
 def found(
@@ -50,6 +55,37 @@ def test_not_worse_waits_until_people_could_have_found_it_worse(counts: dict[str
     """At least ten prompts, ties among them, and no duel open; one that is known to be better need not wait."""
     condition = found({"win_rate": "not worse"}, matches=(match(**counts),))
     assert (condition.name, condition.met) == ("Not shown to be worse than round-1 in blind duels", met)
+
+
+def test_too_few_prompts_are_said_with_what_to_do() -> None:
+    few = match(won=14, held_out=14)
+    assert few.win_rate.duels_more is None
+    said = "14 held-out prompts cannot decide it at this rate: import more prompts"
+    assert found({"win_rate": "better"}, matches=(few,)).found.endswith(f"; {said}")
+    assert verdict_words(few).startswith(f"Undecided: {said}.")
+    early = match(won=1, left_open=7, held_out=8)
+    assert "8 held-out prompts cannot decide it at any rate: import more prompts. 7 duels" in verdict_words(early)
+    enough = match(won=14, held_out=15)
+    assert "cannot decide" not in verdict_words(enough) + found({"win_rate": "better"}, matches=(enough,)).found
+
+
+def test_no_more_duels_are_offered_than_there_are_prompts() -> None:
+    for held_out, offered in ((14, 14), (60, 20)):
+        few = match(won=8, lost=5, held_out=held_out)
+        assert duels_to_write(Gate("round-2", (), (few,))) == offered
+
+
+def test_automatic_rounds_say_so_and_end_when_every_prompt_is_judged() -> None:
+    def planned(**counts: int) -> tuple[Act, int, str]:
+        few = match(held_out=14, **counts)
+        gate = Gate("round-2", (found({"win_rate": "better"}, matches=(few,)),), (few,))
+        state = LoopState(Step.DECIDE, None, Checkpoint(name="round-1", path="x"), {}, {}, {}, None)
+        plan = plan_next(state, gate, AutomaticSettings())
+        return plan.act, plan.count, plan.why
+
+    said = "14 held-out prompts cannot decide it at this rate: import more prompts"
+    assert planned(won=12) == (Act.WRITE_DUELS, 14, f"Undecided: {said}.")
+    assert planned(won=12, tie=2) == (Act.KEEP, 0, f"{said}. The parent goes on.")
 
 
 @pytest.mark.parametrize(("counts", "met"), [({"tie": 30}, None), ({"won": 20}, True), ({"lost": 20}, False)])
