@@ -159,7 +159,9 @@ class GateSettings(Section):
     held_out: Literal["not worse", "ignore"] = Field(
         "not worse", description='Accuracy on held-out comparisons: "not worse" than its parent\'s, beyond chance.'
     )
-    alarms: Literal["none", "ignore"] = Field("none", description='"none": its training gave rise to no alarm.')
+    alarms: Literal["none", "ignore"] = Field(
+        "none", description='"none": its training gave rise to no alarm, but for the canary\'s.'
+    )
     canary: float = Field(
         0.1, ge=0, description="Most rise of perplexity on the canary text over its parent's, as a share; 0: any."
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from dpo_core.alarms import Alarm, alarms_canary
 from dpo_core.automatic import Act, duels_to_write, plan_next
 from dpo_core.config import AutomaticSettings, GateSettings
 from dpo_core.duels import Match
@@ -92,3 +95,21 @@ def test_automatic_rounds_say_so_and_end_when_every_prompt_is_judged() -> None:
 def test_better_waits_for_the_verdict(counts: dict[str, int], met: bool | None) -> None:
     condition = found({"win_rate": "better"}, matches=(match(**counts),))
     assert (condition.name, condition.met) == ("Better than round-1 in blind duels", met)
+
+
+def risen(rise: float) -> dict[str, Any]:
+    """A record whose canary text is harder by so much, with the alarm that it gives rise to."""
+    before, after = 20.0, 20.0 * (1 + rise)
+    canary = {"before": math.log(before), "after": math.log(after), "vocabulary": 50_000, "text": "canary.txt"}
+    canary |= {"perplexity_before": before, "perplexity_after": after}
+    return {"canary": canary, "alarms": [asdict(alarm) for alarm in alarms_canary(canary)]}
+
+
+def test_how_far_the_canary_may_rise_is_asked_by_itself() -> None:
+    """The fixed alarm, from a tenth on, does not close a gate that allows more, or any."""
+    metrics = risen(0.3)
+    assert len(metrics["alarms"]) == 1
+    assert found({"alarms": "none"}, metrics=metrics) == Condition("No alarm", True, "none")
+    assert [found({"canary": most}, metrics=metrics).met for most in (0.1, 0.4)] == [False, True]
+    other = asdict(Alarm("sample-length-drift", "warning", "Longer."))
+    assert found({"alarms": "none"}, metrics={"alarms": [other, *metrics["alarms"]]}).found == "sample length drift"
