@@ -103,6 +103,9 @@ def _deciding(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
 
 
 def _more_duels(gate: Gate, asked: AutomaticSettings) -> Plan:
+    unknown = next((each for each in gate.conditions if each.met is None and not each.by_duels), None)
+    if unknown is not None:
+        return Plan(Act.STOP, f"{unknown.name}: {unknown.found}. A person has to look.")
     match = gate.matches[0]
     left = asked.most_duels - match.counts.written
     few = too_few_words(match)

@@ -6,7 +6,7 @@ every label (store/win_rate.py), so that the gate may as well: it opens, or says
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +24,15 @@ from store.wording import counted
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that promotion asks. `met` None: it cannot be said yet. `found` says what there is, in words."""
+    """One thing that promotion asks. `met` None: it cannot be said yet. `found` says what there is, in words.
+
+    `by_duels`: whether it is for more duels to say.
+    """
 
     name: str
     met: bool | None
     found: str
+    by_duels: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,18 @@ def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) ->
     """What the gate says of a checkpoint by now."""
     asked = workspace.settings.gate
     matches = tuple(read_matches(session, checkpoint, alpha=workspace.settings.duels.alpha))
-    return Gate(checkpoint.name, tuple(conditions(asked, matches, checkpoint.metrics)), matches)
+    shown = conditions(asked, matches, checkpoint.metrics, workspace.settings.evaluation.checks)
+    return Gate(checkpoint.name, tuple(shown), matches)
 
 
-def conditions(asked: GateSettings, matches: tuple[Match, ...], metrics: dict[str, Any]) -> list[Condition]:
-    """What is asked, and what a checkpoint's matches and its own record show of it. A function of these alone."""
-    return [*_won(asked, matches), *_shown(asked, metrics)]
+def conditions(
+    asked: GateSettings, matches: tuple[Match, ...], metrics: dict[str, Any], checks: Sequence[str] = ()
+) -> list[Condition]:
+    """What is asked, and what a checkpoint's matches and its own record show of it. A function of these alone.
+
+    `checks`: the commands that [evaluation] asks for by now.
+    """
+    return [*_won(asked, matches), *_shown(asked, metrics), *_checked(asked, metrics.get("checks", []), checks)]
 
 
 def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]:
@@ -96,10 +106,8 @@ def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]
     met = {DuelVerdict.PROMOTE: True, DuelVerdict.KEEP: False, DuelVerdict.UNDECIDED: None}[verdict]
     if asked.win_rate == "not worse" and met is None and _is_judged(match):
         met = True
-    lacking = _lacking(asked, match) if met is None else ""
-    yield Condition(
-        f"{wanted} {match.against} in blind duels", met, "; ".join(filter(None, [match_words(match), lacking]))
-    )
+    told = [match_words(match), _lacking(asked, match) if met is None else ""]
+    yield Condition(f"{wanted} {match.against} in blind duels", met, "; ".join(filter(None, told)), by_duels=True)
 
 
 def _is_judged(match: Match) -> bool:
@@ -165,10 +173,16 @@ def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
         rise = canary["perplexity_after"] / canary["perplexity_before"] - 1
         told = f"perplexity {canary['perplexity_before']:.1f} → {canary['perplexity_after']:.1f} ({100 * rise:+.0f}%)"
         yield Condition(f"Canary text at most {100 * asked.canary:.0f}% harder", rise <= asked.canary, told)
-    checks = metrics.get("checks", [])
-    if asked.checks == "all" and checks:
-        failed = [check["command"] for check in checks if not check["passed"]]
-        told = f"{len(checks) - len(failed)} of {len(checks)} passed" + (
-            f"; failed: {', '.join(failed)}" if failed else ""
-        )
-        yield Condition("Your own checks", not failed, told)
+
+
+def _checked(asked: GateSettings, done: Sequence[dict[str, Any]], checks: Sequence[str]) -> Iterator[Condition]:
+    """The user's own commands; those that were asked for after the training did not run."""
+    if asked.checks == "ignore" or not (done or checks):
+        return
+    failed = [check["command"] for check in done if not check["passed"]]
+    missing = [command for command in checks if command not in {check["command"] for check in done}]
+    told = [f"{len(done) - len(failed)} of {len(done)} passed"] if done else []
+    told += [f"failed: {', '.join(failed)}"] if failed else []
+    told += [f"not run on this checkpoint: {', '.join(missing)}"] if missing else []
+    met = False if failed else None if missing else True
+    yield Condition("Your own checks", met, "; ".join(told))

@@ -78,17 +78,21 @@ def test_no_more_duels_are_offered_than_there_are_prompts() -> None:
         assert duels_to_write(Gate("round-2", (), (few,))) == offered
 
 
+def planned(gate: Gate) -> tuple[Act, int, str]:
+    """What automatic rounds do at such a gate."""
+    state = LoopState(Step.DECIDE, None, Checkpoint(name="round-1", path="x"), {}, {}, {}, None)
+    plan = plan_next(state, gate, AutomaticSettings())
+    return plan.act, plan.count, plan.why
+
+
 def test_automatic_rounds_say_so_and_end_when_every_prompt_is_judged() -> None:
-    def planned(**counts: int) -> tuple[Act, int, str]:
+    def before(**counts: int) -> tuple[Act, int, str]:
         few = match(held_out=14, **counts)
-        gate = Gate("round-2", (found({"win_rate": "better"}, matches=(few,)),), (few,))
-        state = LoopState(Step.DECIDE, None, Checkpoint(name="round-1", path="x"), {}, {}, {}, None)
-        plan = plan_next(state, gate, AutomaticSettings())
-        return plan.act, plan.count, plan.why
+        return planned(Gate("round-2", (found({"win_rate": "better"}, matches=(few,)),), (few,)))
 
     said = "14 held-out prompts cannot decide it at this rate: import more prompts"
-    assert planned(won=12) == (Act.WRITE_DUELS, 14, f"Undecided: {said}.")
-    assert planned(won=12, tie=2) == (Act.KEEP, 0, f"{said}. The parent goes on.")
+    assert before(won=12) == (Act.WRITE_DUELS, 14, f"Undecided: {said}.")
+    assert before(won=12, tie=2) == (Act.KEEP, 0, f"{said}. The parent goes on.")
 
 
 @pytest.mark.parametrize(("counts", "met"), [({"tie": 30}, None), ({"won": 20}, True), ({"lost": 20}, False)])
@@ -113,3 +117,29 @@ def test_how_far_the_canary_may_rise_is_asked_by_itself() -> None:
     assert [found({"canary": most}, metrics=metrics).met for most in (0.1, 0.4)] == [False, True]
     other = asdict(Alarm("sample-length-drift", "warning", "Longer."))
     assert found({"alarms": "none"}, metrics={"alarms": [other, *metrics["alarms"]]}).found == "sample length drift"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "met", "told"),
+    [
+        ({"a": True, "b": True}, True, "2 of 2 passed"),
+        ({"a": True, "b": False}, False, "1 of 2 passed; failed: b"),
+        ({}, None, "not run on this checkpoint: a, b"),
+        ({"a": True}, None, "1 of 1 passed; not run on this checkpoint: b"),
+        ({"a": False}, False, "0 of 1 passed; failed: a; not run on this checkpoint: b"),
+    ],
+)
+def test_a_check_that_did_not_run_keeps_the_gate_shut(recorded: dict[str, bool], met: bool | None, told: str) -> None:
+    checks = [{"command": command, "passed": passed} for command, passed in recorded.items()]
+    [condition] = conditions(GateSettings(**NOTHING | {"checks": "all"}), (), {"checks": checks}, ["a", "b"])
+    assert condition == Condition("Your own checks", met, told)
+
+
+def test_without_checks_none_are_asked() -> None:
+    assert conditions(GateSettings(**NOTHING | {"checks": "all"}), (), {}) == []
+
+
+def test_no_duels_are_written_for_what_they_cannot_say() -> None:
+    asked, won = GateSettings(**NOTHING | {"win_rate": "better", "checks": "all"}), match(won=20)
+    gate = Gate("round-2", tuple(conditions(asked, (won,), {}, ["a"])), (won,))
+    assert planned(gate) == (Act.STOP, 0, "Your own checks: not run on this checkpoint: a. A person has to look.")
