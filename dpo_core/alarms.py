@@ -35,6 +35,7 @@ CLEAR_SHARE = 0.2  # of the length: people prefer texts 10 to 20% longer on most
 QUOTED = 60  # characters of a prompt, to know it again
 FALL = 0.1  # nats a token: each token of the chosen completions a tenth less likely than under the parent
 RISE = 0.1  # of the perplexity: trainings that leave a model's abilities alone move it by a few percent
+CANARY_RISEN = "canary-perplexity-risen"
 HELD_OUT = "held-out pair"
 HEARD = ("rewards/chosen", "rewards/accuracies", "rewards/margins")
 FEWEST_STEPS = 3  # in the average that tells a fall: one step's batch may be odd
@@ -358,7 +359,7 @@ def alarms_canary(found: dict[str, Any]) -> list[Alarm]:
         "whatever the held-out accuracy says. Read some of its answers before you promote it; a higher beta, a lower "
         "learning_rate or fewer epochs keep it closer to its parent."
     )
-    return [Alarm("canary-perplexity-risen", "warning", text)]
+    return [Alarm(CANARY_RISEN, "warning", text)]
 
 
 def is_beyond(found: dict[str, Any]) -> bool:

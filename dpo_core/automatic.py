@@ -19,7 +19,7 @@ from dpo_core.config import FILE_NAME, AutomaticSettings, load_settings
 from dpo_core.deciding import decide, go_on
 from dpo_core.duels import more_duels
 from dpo_core.errors import CoreError
-from dpo_core.gate import Gate, gate_to_pass
+from dpo_core.gate import Gate, gate_to_pass, too_few_words
 from dpo_core.loop import LoopState, Step, read_loop, sample_more, start_round, start_training
 from dpo_core.workspace import Workspace
 from store.database import reading
@@ -107,17 +107,28 @@ def _deciding(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
 
 
 def _more_duels(gate: Gate, asked: AutomaticSettings) -> Plan:
+    unknown = next((each for each in gate.conditions if each.met is None and not each.by_duels), None)
+    if unknown is not None:
+        return Plan(Act.STOP, f"{unknown.name}: {unknown.found}. A person has to look.")
     match = gate.matches[0]
     left = asked.most_duels - match.counts.written
+    few = too_few_words(match)
+    if few and match.win_rate.judged >= match.held_out:
+        return Plan(Act.KEEP, f"{few}. The parent goes on.")
     if left <= 0:
         return Plan(Act.KEEP, f"Undecided after {counted(match.counts.written, 'duel')}: the parent goes on.")
-    return Plan(Act.WRITE_DUELS, "Undecided: more duels are written.", min(left, duels_to_write(gate)))
+    why = few or "more duels are written"
+    return Plan(Act.WRITE_DUELS, f"Undecided: {why}.", min(left, duels_to_write(gate)))
 
 
 def duels_to_write(gate: Gate) -> int:
-    """About as many as it will take, by tens: not so many that the next look at the figures is far away."""
+    """About as many as it will take, by tens: not so many that the next look at the figures is far away.
+
+    Nor more than there are held-out prompts, each of which counts once.
+    """
     forecast = gate.matches[0].win_rate.duels_more if gate.matches else None
-    return min(3 * LEAST_DUELS, max(LEAST_DUELS, 10 * -(-(forecast or 0) // 10)))
+    most = gate.matches[0].held_out if gate.matches else LEAST_DUELS
+    return min(most, 3 * LEAST_DUELS, max(LEAST_DUELS, 10 * -(-(forecast or 0) // 10)))
 
 
 def read_plan(workspace: Workspace) -> Plan:

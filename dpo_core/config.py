@@ -152,12 +152,16 @@ class GateSettings(Section):
     """What a checkpoint must show to be promoted. A person can promote it all the same, which is put on record."""
 
     win_rate: Literal["better", "not worse", "ignore"] = Field(
-        "better", description='In duels with its parent: "better" (interval above 50%), "not worse", "ignore".'
+        "better",
+        description='In duels with its parent: "better" (interval above 50%), "not worse" (not below it once all are '
+        'judged, on 10 prompts or more: not shown to be worse), "ignore".',
     )
     held_out: Literal["not worse", "ignore"] = Field(
         "not worse", description='Accuracy on held-out comparisons: "not worse" than its parent\'s, beyond chance.'
     )
-    alarms: Literal["none", "ignore"] = Field("none", description='"none": its training gave rise to no alarm.')
+    alarms: Literal["none", "ignore"] = Field(
+        "none", description='"none": its training gave rise to no alarm, but for the canary\'s.'
+    )
     canary: float = Field(
         0.1, ge=0, description="Most rise of perplexity on the canary text over its parent's, as a share; 0: any."
     )

@@ -9,7 +9,6 @@ Importable without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +22,12 @@ from store.database import writing
 from store.duels import DuelCounts, all_met, count_duels, judged_duels, move_open_duels, prompts_to_duel
 from store.intervals import Estimate
 from store.models import Checkpoint, Round, RoundStatus, Run, RunKind
+from store.prompts import count_prompts
 from store.rounds import latest_round
 from store.runs import list_runs, queue_run
 from store.win_rate import DuelVerdict, WinRate, length_controlled, win_rate
+
+BASE_PART = 5  # one in so many held-out prompts: what decides is the match with the parent
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Match:
     checkpoint: str
     against: str
     counts: DuelCounts
+    held_out: int  # prompts there are by now to hold duels on
     win_rate: WinRate
     at_equal_length: Estimate
 
@@ -79,20 +82,8 @@ def queue_duels(
     """
     settings = workspace.settings
     seed = _seed(session, current, settings.sampling.seed)
-    asked = {
-        entry.name: [
-            prompt.id
-            for prompt in prompts_to_duel(
-                session=session,
-                checkpoint_id=_id(checkpoint),
-                against_id=_id(entry),
-                count=count,
-                seed=seed,
-            )
-        ]
-        for entry, count in _counts(session, checkpoint, settings.duels, against_parent)
-    }
-    asked = {name: prompts for name, prompts in asked.items() if prompts}
+    counts = _counts(session, checkpoint, settings.duels, against_parent)
+    asked = _prompts(session, current, checkpoint, counts, seed)
     if not asked:
         return None
     details = {
@@ -105,9 +96,38 @@ def queue_duels(
 
 def _counts(
     session: Session, checkpoint: Checkpoint, asked: DuelSettings, against_parent: int | None
-) -> Iterator[tuple[Checkpoint, int]]:
-    counts = (asked.against_parent, asked.against_base) if against_parent is None else (against_parent, 0)
-    yield from zip(opponents(session, checkpoint), counts, strict=False)
+) -> list[tuple[Checkpoint, int]]:
+    """How many duels with each opponent: the base gets one in BASE_PART of the prompts at most, to leave others."""
+    met, with_parent = opponents(session, checkpoint), asked.against_parent
+    if against_parent is not None:
+        met, with_parent = met[:1], against_parent
+    if len(met) < 2:
+        return [(parent, with_parent) for parent in met]
+    there = count_prompts(session=session)["held_out"]
+    with_base = min(asked.against_base, there // BASE_PART)
+    return [(met[0], min(with_parent, there - with_base)), (met[1], with_base)]
+
+
+def _prompts(
+    session: Session, current: Round, checkpoint: Checkpoint, counts: list[tuple[Checkpoint, int]], seed: int
+) -> dict[str, list[int]]:
+    """The prompts of the duels with each opponent, by its name: no prompt with two of them.
+
+    The new checkpoint writes once for each prompt, and whoever saw its text twice would know whose it is.
+    """
+    asked: dict[str, list[int]] = {}
+    for against, count in counts:
+        found = prompts_to_duel(
+            session=session,
+            round_id=_id(current),
+            checkpoint_id=_id(checkpoint),
+            against_id=_id(against),
+            count=count,
+            seed=seed,
+            taken=[each for prompts in asked.values() for each in prompts],
+        )
+        asked[against.name] = [prompt.id for prompt in found if prompt.id is not None]
+    return {name: prompts for name, prompts in asked.items() if prompts}
 
 
 def _seed(session: Session, current: Round, seed: int) -> int:
@@ -162,11 +182,13 @@ def read_match(session: Session, checkpoint: Checkpoint, against: Checkpoint, *,
     """What was said in the duels of these two."""
     both = {"checkpoint_id": _id(checkpoint), "against_id": _id(against)}
     said = judged_duels(session=session, **both)
+    held_out = count_prompts(session=session)["held_out"]
     return Match(
         checkpoint=checkpoint.name,
         against=against.name,
         counts=count_duels(session=session, **both),
-        win_rate=win_rate(said, alpha=alpha),
+        held_out=held_out,
+        win_rate=win_rate(said, alpha=alpha, prompts_there=held_out),
         at_equal_length=length_controlled(said),
     )
 
@@ -179,6 +201,6 @@ def all_matches(session: Session, *, alpha: float) -> list[Match]:
     ]
 
 
-def _id(checkpoint: Checkpoint) -> int:
-    assert checkpoint.id is not None
-    return checkpoint.id
+def _id(row: Checkpoint | Round) -> int:
+    assert row.id is not None
+    return row.id

@@ -6,29 +6,33 @@ every label (store/win_rate.py), so that the gate may as well: it opens, or says
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlmodel import Session
 
-from dpo_core.alarms import is_beyond, recorded_alarms
+from dpo_core.alarms import CANARY_RISEN, Alarm, is_beyond, recorded_alarms
 from dpo_core.config import GateSettings
 from dpo_core.duels import Match, read_matches
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint, Decision, RoundStatus
 from store.rounds import latest_round
-from store.win_rate import DuelVerdict
+from store.win_rate import LEAST_PROMPTS, DuelVerdict
 from store.wording import counted
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that promotion asks. `met` None: it cannot be said yet. `found` says what there is, in words."""
+    """One thing that promotion asks. `met` None: it cannot be said yet. `found` says what there is, in words.
+
+    `by_duels`: whether it is for more duels to say.
+    """
 
     name: str
     met: bool | None
     found: str
+    by_duels: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,19 +83,53 @@ def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) ->
     """What the gate says of a checkpoint by now."""
     asked = workspace.settings.gate
     matches = tuple(read_matches(session, checkpoint, alpha=workspace.settings.duels.alpha))
-    conditions = (*_won(asked, matches), *_shown(asked, checkpoint.metrics))
-    return Gate(checkpoint.name, conditions, matches)
+    shown = conditions(asked, matches, checkpoint.metrics, workspace.settings.evaluation.checks)
+    return Gate(checkpoint.name, tuple(shown), matches)
+
+
+def conditions(
+    asked: GateSettings, matches: tuple[Match, ...], metrics: dict[str, Any], checks: Sequence[str] = ()
+) -> list[Condition]:
+    """What is asked, and what a checkpoint's matches and its own record show of it. A function of these alone.
+
+    `checks`: the commands that [evaluation] asks for by now.
+    """
+    return [*_won(asked, matches), *_shown(asked, metrics), *_checked(asked, metrics.get("checks", []), checks)]
 
 
 def _won(asked: GateSettings, matches: tuple[Match, ...]) -> Iterator[Condition]:
     if asked.win_rate == "ignore" or not matches:
         return
-    match, wanted = matches[0], {"better": "Better than", "not worse": "Not worse than"}[asked.win_rate]
+    match = matches[0]
+    wanted = {"better": "Better than", "not worse": "Not shown to be worse than"}[asked.win_rate]
     verdict = match.win_rate.verdict
     met = {DuelVerdict.PROMOTE: True, DuelVerdict.KEEP: False, DuelVerdict.UNDECIDED: None}[verdict]
-    if asked.win_rate == "not worse" and met is None and match.win_rate.prompts:
+    if asked.win_rate == "not worse" and met is None and _is_judged(match):
         met = True
-    yield Condition(f"{wanted} {match.against} in blind duels", met, match_words(match))
+    told = [match_words(match), _lacking(asked, match) if met is None else ""]
+    yield Condition(f"{wanted} {match.against} in blind duels", met, "; ".join(filter(None, told)), by_duels=True)
+
+
+def _is_judged(match: Match) -> bool:
+    """Whether people had the chance to find it worse: none of its duels is open, and enough prompts were judged."""
+    return not match.counts.open and match.win_rate.judged >= LEAST_PROMPTS
+
+
+def _lacking(asked: GateSettings, match: Match) -> str:
+    """What else a verdict waits for than for open duels; or nothing."""
+    if few := too_few_words(match):
+        return few
+    if asked.win_rate == "not worse" and match.counts.written and not match.counts.open:
+        return f"{match.win_rate.judged} of the {LEAST_PROMPTS} prompts judged that it takes"
+    return ""
+
+
+def too_few_words(match: Match) -> str:
+    """Where there are too few held-out prompts to decide a match: that, and what to do; else nothing."""
+    if not match.win_rate.too_few_prompts:
+        return ""
+    rate = "at this rate" if match.win_rate.prompts >= LEAST_PROMPTS else "at any rate"
+    return f"{counted(match.held_out, 'held-out prompt')} cannot decide it {rate}: import more prompts"
 
 
 def match_words(match: Match) -> str:
@@ -111,6 +149,11 @@ def match_words(match: Match) -> str:
     )
 
 
+def _counts(alarm: Alarm) -> bool:
+    """Whether it is an alarm that the gate asks not to be there: how far the canary may rise is asked by itself."""
+    return alarm.level == "warning" and alarm.name != CANARY_RISEN
+
+
 def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
     """What the training's own record shows.
 
@@ -123,17 +166,23 @@ def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
         told = f"{100 * before:.0f}% → {100 * after:.0f}% on {counted(judged['pairs'], 'held-out pair')}"
         yield Condition("Held-out accuracy not clearly worse", judged["interval_after"][1] >= before, told)
     if asked.alarms == "none":
-        found = [alarm.title for alarm in recorded_alarms(metrics) if alarm.level == "warning"]
+        found = [alarm.title for alarm in recorded_alarms(metrics) if _counts(alarm)]
         yield Condition("No alarm", not found, ", ".join(found) or "none")
     canary = metrics.get("canary")
     if asked.canary and canary and not is_beyond(canary):
         rise = canary["perplexity_after"] / canary["perplexity_before"] - 1
         told = f"perplexity {canary['perplexity_before']:.1f} → {canary['perplexity_after']:.1f} ({100 * rise:+.0f}%)"
         yield Condition(f"Canary text at most {100 * asked.canary:.0f}% harder", rise <= asked.canary, told)
-    checks = metrics.get("checks", [])
-    if asked.checks == "all" and checks:
-        failed = [check["command"] for check in checks if not check["passed"]]
-        told = f"{len(checks) - len(failed)} of {len(checks)} passed" + (
-            f"; failed: {', '.join(failed)}" if failed else ""
-        )
-        yield Condition("Your own checks", not failed, told)
+
+
+def _checked(asked: GateSettings, done: Sequence[dict[str, Any]], checks: Sequence[str]) -> Iterator[Condition]:
+    """The user's own commands; those that were asked for after the training did not run."""
+    if asked.checks == "ignore" or not (done or checks):
+        return
+    failed = [check["command"] for check in done if not check["passed"]]
+    missing = [command for command in checks if command not in {check["command"] for check in done}]
+    told = [f"{len(done) - len(failed)} of {len(done)} passed"] if done else []
+    told += [f"failed: {', '.join(failed)}"] if failed else []
+    told += [f"not run on this checkpoint: {', '.join(missing)}"] if missing else []
+    met = False if failed else None if missing else True
+    yield Condition("Your own checks", met, "; ".join(told))

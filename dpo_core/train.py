@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
@@ -67,7 +67,10 @@ log = logging.getLogger("pairloop")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to: its record, and what checkpoint (`judged`) and parent think of the held-out pairs."""
+    """What a training came to: its record, and what checkpoint (`judged`) and parent think of the held-out pairs.
+
+    The record's `alarms` are those of the pairs and its own, not those of a sweep's other points.
+    """
 
     plan: Plan
     metrics: dict[str, Any]
@@ -81,6 +84,7 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
     plan = make_plan(workspace, run, progress)
     progress.sound(alarms_in(workspace, plan))
     plan = settle_precision(workspace, plan, _adapter(plan), progress)
+    of_pairs = list(progress.alarms)
     _free_memory()
     log.info("%s: %s to train on, %d held out, from %s", plan.name, _amount(plan), len(plan.test), plan.parent.name)
     if not ranks.is_leader():
@@ -88,11 +92,16 @@ def train_round(workspace: Workspace, run: Run, progress: RunProgress) -> None:
         return
     reference = _reference(workspace, plan, progress)
     parent_answers = cache(partial(_answers, workspace, plan, plan.parent, progress))  # once for all points of a sweep
-    found = [_train_point(workspace, point, reference, parent_answers, canary, progress) for point in plan.points]
+    found = []
+    for point in plan.points:
+        said = len(progress.alarms)
+        trained = _train_point(workspace, point, reference, parent_answers, canary, progress)
+        alarms = {"alarms": of_pairs + progress.alarms[said:]}
+        found.append(replace(trained, metrics=trained.metrics | alarms))
     best = best_point([trained.metrics for trained in found])
     doubted = examine_trained(workspace, found[best].plan, reference["train"], progress)
     with writing(workspace.engine) as session:
-        _finish(session, workspace, run, found, best, doubted, progress)
+        _finish(session, workspace, run, found, best, doubted)
     shutil.rmtree(progress.folder / "trainer", ignore_errors=True)
 
 
@@ -380,7 +389,6 @@ def _finish(
     found: Sequence[Trained],
     best: int,
     doubted: Sequence[Judged],
-    progress: RunProgress,
 ) -> None:
     """Register the checkpoints, their rewards and the end of the run, all at once.
 
@@ -388,8 +396,7 @@ def _finish(
     """
     assert run.id is not None
     check_run_held(session=session, run_id=run.id, attempt=run.attempt)
-    alarms = {"alarms": progress.alarms}
-    ids = [_register(session, run.id, trained, alarms) for trained in found]
+    ids = [_register(session, run.id, trained) for trained in found]
     _save_parents(session, run.id, found[best])
     if run.round_id is not None:
         current = session.get_one(Round, run.round_id)
@@ -400,7 +407,7 @@ def _finish(
         queue_duels(session, workspace, current=current, checkpoint=new, by=run.requested_by)
         beta = found[best].plan.training.beta
         ask_again(session, workspace, run_id=run.id, current=current, judged=doubted, beta=beta)
-    result = found[best].metrics | alarms | {"checkpoint": found[best].plan.name}
+    result = found[best].metrics | {"checkpoint": found[best].plan.name}
     if len(found) > 1:
         result["sweep"] = [
             {"checkpoint": trained.plan.name, "point": trained.plan.point} | trained.metrics for trained in found
@@ -415,7 +422,7 @@ def _save_parents(session: Session, run_id: int, trained: Trained) -> None:
     save_rewards(session=session, run_id=run_id, checkpoint_id=parent, judged=trained.before, split="test", beta=beta)
 
 
-def _register(session: Session, run_id: int, trained: Trained, alarms: dict[str, Any]) -> int:
+def _register(session: Session, run_id: int, trained: Trained) -> int:
     plan = trained.plan
     checkpoint = add_checkpoint(
         session=session,
@@ -425,7 +432,7 @@ def _register(session: Session, run_id: int, trained: Trained, alarms: dict[str,
         parent_id=plan.parent.id,
         snapshot_id=plan.snapshot.id,
         settings={"training": plan.training.model_dump(), "model": plan.model.model_dump()},
-        metrics=trained.metrics | alarms,
+        metrics=trained.metrics,
         code_version=code_version(),
     )
     assert checkpoint.id is not None

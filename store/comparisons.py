@@ -260,7 +260,7 @@ def supersede_ranking(*, session: Session, ranking_id: int) -> None:
 def count_round(*, session: Session, round_id: int) -> dict[str, int]:
     """A round's current comparisons by verdict, with `done` (all but skips) and `total`, none of them retracted.
 
-    Those on duels, which nothing learns of, are counted apart: `duels`, skips not among them. Those on gold pairs,
+    Those on duels, which nothing is trained on, are counted apart: `duels`, skips not among them. Those on gold pairs,
     repeats and rewrites are not counted at all: no round asks for these.
     """
     rows = session.exec(

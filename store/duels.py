@@ -1,13 +1,13 @@
 """Duels: pairs of which one completion is a new checkpoint's, the other its parent's or the base's.
 
-They are asked on held-out prompts, blind, mixed into the queue among a round's other pairs; nothing learns of them.
+They are asked on held-out prompts, blind, mixed into the queue among a round's other pairs; nothing is trained on them.
 The new checkpoint's completion is the pair's `a`: the sides on which the two stand are drawn as for every pair.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -41,8 +41,20 @@ class DuelCounts:
     open: int
 
 
-def prompts_to_duel(*, session: Session, checkpoint_id: int, against_id: int, count: int, seed: int) -> list[Prompt]:
-    """Up to `count` held-out prompts: those on which the two met least often, in an order drawn from `seed`."""
+def prompts_to_duel(
+    *,
+    session: Session,
+    round_id: int,
+    checkpoint_id: int,
+    against_id: int,
+    count: int,
+    seed: int,
+    taken: Collection[int] = (),
+) -> list[Prompt]:
+    """Up to `count` held-out prompts: those on which the two met least often, in an order drawn from `seed`.
+
+    Among equals those come last that the round's own pairs ask as well. None of those whose ids are `taken`.
+    """
     met = (
         select(Pair.prompt_id, func.count().label("times"))
         .where(*_between(checkpoint_id, against_id))
@@ -54,8 +66,13 @@ def prompts_to_duel(*, session: Session, checkpoint_id: int, against_id: int, co
         .outerjoin(met, met.c.prompt_id == Prompt.id)
         .where(is_asked(), col(Prompt.held_out))
     ).all()
-    ranked = sorted(rows, key=lambda row: (row[1], text_hash(f"duel:{seed}:{row[0].content_hash}")))
-    return [prompt for prompt, _ in ranked[:count]]
+    shown = set(session.exec(select(Pair.prompt_id).where(Pair.round_id == round_id, col(Pair.purpose).in_(COUNTED))))
+
+    def rank(prompt: Prompt, times: int) -> tuple[int, bool, str]:
+        return times, prompt.id in shown, text_hash(f"duel:{seed}:{prompt.content_hash}")
+
+    ranked = sorted(rows, key=lambda row: rank(*row))
+    return [prompt for prompt, _ in ranked if prompt.id not in taken][:count]
 
 
 def _between(checkpoint_id: int, *against_ids: int) -> tuple[Any, ...]:
@@ -72,10 +89,12 @@ def _between(checkpoint_id: int, *against_ids: int) -> tuple[Any, ...]:
 def add_duels(*, session: Session, round_id: int, duels: Sequence[tuple[Completion, Completion]], seed: int) -> int:
     """Ask each of these, the new checkpoint's completion first, among the pairs that the round still asks; how many.
 
-    Where both wrote the same there is nothing to compare: these are left out. A round that is done asks nobody; what
-    is added to it waits for the next one (`move_open_duels`).
+    Their order is drawn from `seed`, so that no opponent comes before the other. Where both wrote the same there is
+    nothing to compare: these are left out. A round that is done asks nobody; what is added to it waits for the next
+    one (`move_open_duels`).
     """
     kept = [both for both in duels if both[0].text_hash != both[1].text_hash]
+    Random(seed).shuffle(kept)
     for both, place in zip(kept, _places(session, round_id, len(kept), seed), strict=True):
         add_pair(
             session=session,

@@ -226,7 +226,7 @@ class Checkpoint(SQLModel, table=True):
 class Round(SQLModel, table=True):
     """Sample pairs, compare, snapshot, train, evaluate, decide.
 
-    `target`: the comparisons it asks for to train on; `duels`: those it asks for on duels, which nothing learns of.
+    `target`: the comparisons it asks for to train on; `duels`: those it asks for on duels, which nothing is trained on.
     While it is paused (since `paused_at`) nobody is served a pair of it; what is on somebody's screen may be answered.
     """
 

@@ -72,9 +72,12 @@ class Duel:
 class WinRate:
     """`won`, `lost`, `ties`, `both_bad` count duels; `prompts` those with a decided duel. `rate` is the mean over them.
 
+    `judged` counts the prompts with any verdict, a tie or both-bad included.
+
     `interval` holds the true rate with 95% at every moment at once. `duels_more`: about how many more comparisons, ties
     and both-bads included, until the verdict, if things go on as they do; None where it is decided, under
-    LEAST_PROMPTS, or where more than MOST_DUELS would be needed (`too_close`).
+    LEAST_PROMPTS, where more than MOST_DUELS would be needed (`too_close`), or more prompts than there are
+    (`too_few_prompts`).
     """
 
     won: int
@@ -82,19 +85,24 @@ class WinRate:
     ties: int
     both_bad: int
     prompts: int
+    judged: int
     rate: float | None
     interval: Interval
     verdict: DuelVerdict
     duels_more: int | None
+    too_few_prompts: bool
 
     @property
     def too_close(self) -> bool:
         """Whether there is enough to tell how many more duels it takes, and they are too many."""
-        return self.verdict == DuelVerdict.UNDECIDED and self.prompts >= LEAST_PROMPTS and self.duels_more is None
+        enough = self.prompts >= LEAST_PROMPTS and not self.too_few_prompts
+        return self.verdict == DuelVerdict.UNDECIDED and enough and self.duels_more is None
 
 
-def win_rate(duels: Sequence[Duel], *, alpha: float = ALPHA) -> WinRate:
+def win_rate(duels: Sequence[Duel], *, alpha: float = ALPHA, prompts_there: int | None = None) -> WinRate:
     """What these duels say; their order makes no difference. False verdicts, ever: at most `alpha`.
+
+    `prompts_there`: how many prompts there are to hold duels on, each of which counts once; None: any number.
 
     `duels_more` goes on from what was won and lost, at the same rate, until e(1/2) reaches 1/alpha. The prompts that
     takes are multiplied by the duels that a decided prompt has taken so far: ties, both-bads and further annotators
@@ -107,17 +115,22 @@ def win_rate(duels: Sequence[Duel], *, alpha: float = ALPHA) -> WinRate:
     won, lost = math.fsum(shares), math.fsum(1 - share for share in shares)
     interval = confidence_sequence(won, lost, alpha)
     verdict = _verdict(interval)
-    open_still = verdict == DuelVerdict.UNDECIDED and len(shares) >= LEAST_PROMPTS
+    left = MOST_DUELS if prompts_there is None else max(0, prompts_there - len(shares))
+    more, too_few = None, False
+    if verdict == DuelVerdict.UNDECIDED:
+        more, too_few = _forecast(shares, left, len(duels), alpha)
     return WinRate(
         won=counts[Outcome.WON],
         lost=counts[Outcome.LOST],
         ties=counts[Outcome.TIE],
         both_bad=counts[Outcome.BOTH_BAD],
         prompts=len(shares),
+        judged=len({duel.prompt for duel in duels}),
         rate=fmean(shares) if shares else None,
         interval=interval,
         verdict=verdict,
-        duels_more=_duels_more(won, lost, len(duels) / len(shares), alpha) if open_still else None,
+        duels_more=more,
+        too_few_prompts=too_few,
     )
 
 
@@ -195,15 +208,33 @@ def _lower_end(won: float, lost: float, alpha: float) -> float:
     return float(expit(brentq(beyond, -_STEEPEST, rate, xtol=1e-12)))
 
 
-def _duels_more(won: float, lost: float, duels_a_prompt: float, alpha: float) -> int | None:
+def _forecast(shares: Sequence[float], left: int, duels: int, alpha: float) -> tuple[int | None, bool]:
+    """`duels_more` and `too_few_prompts` of what is undecided, where `left` prompts are not decided yet."""
+    won, lost = math.fsum(shares), math.fsum(1 - share for share in shares)
+    if len(shares) < LEAST_PROMPTS:
+        return None, not _can_decide(won, lost, left, alpha)
+    duels_a_prompt = duels / len(shares)
+    more = _prompts_more(won, lost, MOST_DUELS / duels_a_prompt, alpha)
+    if more is None or more > left:
+        return None, more is not None
+    return math.ceil(more * duels_a_prompt), False
+
+
+def _can_decide(won: float, lost: float, left: int, alpha: float) -> bool:
+    """Whether the prompts that are left can decide at all: were they all won, or all lost."""
+    best = log_evidence([won + left, won], [lost, lost + left])
+    return bool(best.max() >= -math.log(alpha))
+
+
+def _prompts_more(won: float, lost: float, most: float, alpha: float) -> float | None:
+    """How many prompts more it takes at the same rate; None for more than `most`."""
     rate = won / (won + lost)
 
     def beyond(more: float) -> float:
         return float(log_evidence(won + rate * more, lost + (1 - rate) * more)) + math.log(alpha)
 
-    most = MOST_DUELS / duels_a_prompt
     # Convex in `more` and negative now: it crosses the bar once at most.
-    return None if beyond(most) < 0 else math.ceil(brentq(beyond, 0, most) * duels_a_prompt)
+    return None if beyond(most) < 0 else float(brentq(beyond, 0, most))
 
 
 def _length_features(differences: Floats) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dpo_core.duels import Match
-from dpo_core.gate import Gate
+from dpo_core.gate import Gate, too_few_words
 from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
 from store.models import Checkpoint, Decision
@@ -25,6 +25,8 @@ def verdict_words(match: Match) -> str:
         return f"People prefer {match.checkpoint}. The interval holds however often you look.{_equal_length(match)}"
     if found.verdict == DuelVerdict.KEEP:
         return f"People prefer {match.against}. The interval holds however often you look.{_equal_length(match)}"
+    if few := too_few_words(match):
+        return f"Undecided: {few}.{left}{_equal_length(match)}"
     if found.too_close:
         return f"Too close to call: more than a thousand duels would be needed.{left}{_equal_length(match)}"
     if found.duels_more is not None:

@@ -17,15 +17,16 @@ def draw_gate(gate: Gate) -> None:
     """The matches with their intervals, and each condition with its figure."""
     for match in gate.matches:
         draw_match(match)
-    told = {match_words(match) for match in gate.matches if match.counts.written}  # above, with its bar
+    told = [match_words(match) for match in gate.matches if match.counts.written]  # above, with its bar
     items = "".join(_item(condition, told) for condition in gate.conditions)
     if items:
         st.html(f'<ul class="pl-gate" aria-label="What promotion asks">{items}</ul>')
 
 
-def _item(condition: Condition, told: set[str]) -> str:
+def _item(condition: Condition, told: list[str]) -> str:
     mark, said = _MEANT[condition.met]
-    found = said if condition.found in told else condition.found
+    words = next((each for each in told if condition.found.startswith(each)), None)
+    found = condition.found if words is None else said + condition.found.removeprefix(words)
     return (
         f'<li class="pl-{mark}"><span class="pl-sign" role="img" aria-label="{said}">{SIGNS[condition.met]}</span>'
         f'<span><b>{escape(condition.name)}</b><br><span class="pl-quiet">{escape(found)}</span></span></li>'

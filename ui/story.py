@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dpo_core.alarms import Alarm, figured
+from dpo_core.alarms import Alarm, figured, recorded_alarms
 from dpo_core.loop import LoopState, RoundStory, Step
 from dpo_core.sweep import point_words
 from store.held_out import LITERATURE, Ceiling
@@ -234,7 +234,7 @@ def accuracy_line(evaluation: dict[str, Any]) -> str:
     return f"{before} → {after} (n={evaluation['pairs']})"
 
 
-SWEEP_HEAD = ("Checkpoint", "Settings", "Held-out accuracy", "Margin", "KL to its parent", "Tokens an answer")
+SWEEP_HEAD = ("Checkpoint", "Settings", "Held-out accuracy", "Margin", "KL to its parent", "Tokens an answer", "Alarms")
 
 
 def sweep_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -247,6 +247,7 @@ def sweep_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             _number(result["eval"].get("margin"), 3),
             _number(result.get("kl", {}).get("nats"), 1),
             _number(result.get("lengths", {}).get("after"), 0),
+            ", ".join(alarm.title for alarm in warnings(recorded_alarms(result))) or "–",
         )
         for result in results
     ]

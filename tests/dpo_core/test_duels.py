@@ -51,7 +51,7 @@ DUELS = {"duels": {"against_parent": 12, "against_base": 4}, "gate": {"win_rate"
 @pytest.fixture
 def trained(make_workspace: Make) -> Workspace:
     """A round that is trained; the run that writes its duels is queued."""
-    workspace = make_workspace(prompts=80, **DUELS)
+    workspace = make_workspace(prompts=110, **DUELS)
     ready_to_train(workspace)
     start_training(workspace, by="test")
     assert run_next(workspace).status == RunStatus.DONE

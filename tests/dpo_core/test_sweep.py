@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dpo_core import logps
+from dpo_core import logps, train
+from dpo_core.alarms import Alarm, recorded_alarms
 from dpo_core.config import TrainingSettings
 from dpo_core.deciding import decide, pick_candidate
 from dpo_core.drift import divergence
@@ -19,6 +20,7 @@ from dpo_core.loop import Step, read_loop, round_stories, start_training
 from dpo_core.progress import read_metrics
 from dpo_core.sweep import best_point, point_name, read_sweep
 from dpo_core.workspace import Workspace
+from store.checkpoints import get_checkpoint
 from store.database import reading
 from store.decisions import serving_checkpoint
 from store.models import Decision, Run, RunStatus
@@ -142,6 +144,28 @@ def test_one_of_the_checkpoints_goes_on_and_another_may_be_picked(make_workspace
         assert serving_checkpoint(session=session).name == other
     with pytest.raises(RunError, match="No round is open"):
         pick_candidate(workspace, checkpoint=names[0], by="test")
+
+
+def test_each_checkpoint_keeps_its_own_alarms(make_workspace: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of the pairs stands with all of them; what one of the trainings gave rise to, with that one."""
+    sounded = iter([[Alarm("longer", "warning", "The first.")], [Alarm("shorter", "warning", "The second.")]])
+    monkeypatch.setattr(train, "alarms_in", lambda *_: [Alarm("pairs", "note", "Of all.")])
+    monkeypatch.setattr(train, "alarms_after", lambda *_, **__: next(sounded))
+    workspace = make_workspace()
+    ready_to_train(workspace)
+    finished = swept(workspace, sweep=SWEEP)
+    with reading(workspace.engine) as session:
+        names = ["round-1-beta-0.05", "round-1-beta-1.0"]
+        found = {name: alarm_names(get_checkpoint(session=session, name=name).metrics) for name in names}
+    mine, others = {"pairs", "longer"}, {"pairs", "shorter"}
+    assert mine <= found[names[0]] and others <= found[names[1]]
+    assert "shorter" not in found[names[0]] and "longer" not in found[names[1]]
+    assert [alarm_names(entry) for entry in finished.result["sweep"]] == list(found.values())
+    assert alarm_names(finished.result) == found[finished.result["checkpoint"]]
+
+
+def alarm_names(record: dict[str, Any]) -> set[str]:
+    return {alarm.name for alarm in recorded_alarms(record)}
 
 
 class CutError(BaseException):

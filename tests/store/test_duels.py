@@ -16,7 +16,7 @@ from store.comparisons import Choice, count_round, record_comparison
 from store.database import reading, writing
 from store.duels import add_duels, all_met, count_duels, judged_duels, move_open_duels, prompts_to_duel
 from store.models import Annotator, Completion, Pair, Prompt, Purpose, Round, RoundStatus
-from store.pairs import NewCompletion, add_completion, count_pairs, next_pair, shown_pair
+from store.pairs import NewCompletion, add_completion, add_pair, count_pairs, next_pair, shown_pair
 from store.win_rate import Outcome
 from tests.store.asking import add_prompt
 from tests.store.queueing import add_gold
@@ -89,6 +89,24 @@ def test_after_the_last_pair_they_follow_it(engine: sa.Engine, make_round: Any) 
         assert [pair.position for pair in the_duels(session)] == [2, 3, 4]
 
 
+def test_without_pairs_to_be_mixed_among_their_order_is_drawn(engine: sa.Engine, make_round: Any) -> None:
+    """Those with the parent, which are given first, do not all come before those with the base."""
+    opened, _ = make_round(engine, pairs=2)
+    with writing(engine) as session:
+        session.execute(sa.update(Pair).values(open_slots=0))
+        for number in (1, 2):
+            add_checkpoint(session=session, name=f"round-{number}", path="x", parent_id=number)
+        both = [
+            (text_by(session, prompt, "round-2", "new"), text_by(session, prompt, against, "old"))
+            for prompt, against in zip(held_out_prompts(session, 20), ["round-1"] * 10 + ["base"] * 10, strict=True)
+        ]
+        add_duels(session=session, round_id=opened.id, duels=both, seed=1)
+        in_turn = sorted(the_duels(session), key=lambda pair: pair.position)
+        writers = [session.get_one(Completion, pair.completion_b_id).checkpoint_id for pair in in_turn]
+    assert Counter(writers) == {1: 10, 2: 10}
+    assert 2 < writers[:10].count(1) < 8
+
+
 def test_where_both_wrote_the_same_there_is_no_duel(engine: sa.Engine, make_round: Any) -> None:
     opened, _ = make_round(engine)
     with writing(engine) as session:
@@ -131,13 +149,28 @@ def test_prompts_are_held_out_and_those_met_least_come_first(engine: sa.Engine, 
     add_gold(engine, tmp_path, 3)
     with writing(engine) as session:
         new = [add_prompt(session, f"never met {number}?", held_out_share=1).id for number in range(4)]
-        asked = {"checkpoint_id": 2, "against_id": 1, "seed": 5}
+        asked = {"round_id": duelled, "checkpoint_id": 2, "against_id": 1, "seed": 5}
         found = prompts_to_duel(session=session, count=6, **asked)
         assert {prompt.id for prompt in found[:4]} == set(new)
         assert all(prompt.held_out for prompt in prompts_to_duel(session=session, count=100, **asked))
         assert len(prompts_to_duel(session=session, count=100, **asked)) == 16
-        others = prompts_to_duel(session=session, count=6, checkpoint_id=2, against_id=1, seed=6)
+        others = prompts_to_duel(session=session, count=6, **(asked | {"seed": 6}))
         assert [prompt.id for prompt in others] != [prompt.id for prompt in found]
+        left = prompts_to_duel(session=session, count=100, taken=new, **asked)
+        assert len(left) == 12 and not {prompt.id for prompt in left} & set(new)
+
+
+def test_prompts_that_the_round_asks_anyway_come_last_among_equals(engine: sa.Engine, duelled: int) -> None:
+    with writing(engine) as session:
+        fresh = [add_prompt(session, f"never met {number}?", held_out_share=1) for number in range(6)]
+        for prompt in fresh[:3]:
+            both = text_by(session, prompt, "base", "one"), text_by(session, prompt, "base", "another")
+            add_pair(session=session, prompt_id=prompt.id or 0, completions=both, round_id=duelled, position=30)
+        asked = {"session": session, "checkpoint_id": 2, "against_id": 1, "count": 6}
+        for seed in range(5):
+            found = [prompt.id for prompt in prompts_to_duel(round_id=duelled, seed=seed, **asked)]
+            assert set(found[:3]) == {prompt.id for prompt in fresh[3:]}
+            assert set(found[3:]) == {prompt.id for prompt in fresh[:3]}, "before those on which they met already"
 
 
 def test_what_is_open_moves_to_the_next_round_and_what_was_said_stays(

@@ -124,11 +124,12 @@ def test_nothing_says_nothing():
 
 
 def test_the_fewest_wins_that_decide():
-    """e after n wins and no loss is 2^n (10 11 ... (9+n)) / (20 21 ... (19+n)); it passes 20 at the eleventh."""
+    """e after n wins and no loss is 2^n (10 11 ... (9+n)) / (20 21 ... (19+n)); it passes 20 at the fifteenth."""
     evidence, wins = Fraction(1), 0
     while evidence < 20:
         evidence *= Fraction(2 * (10 + wins), 20 + wins)
         wins += 1
+    assert wins == 15
     assert win_rate(judged(won=wins - 1)).verdict == DuelVerdict.UNDECIDED
     assert win_rate(judged(won=wins)).verdict == DuelVerdict.PROMOTE
     assert win_rate(judged(lost=wins)).verdict == DuelVerdict.KEEP
@@ -184,6 +185,35 @@ def test_no_forecast_where_it_is_too_close_or_too_early():
     assert (early.duels_more, early.too_close) == (None, False)
     decided = win_rate(judged(won=30))
     assert (decided.duels_more, decided.too_close) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "there", "too_few"),
+    [
+        (14, 0, 14, True),  # all won, and the 15th would decide
+        (14, 0, 15, False),
+        (0, 0, 14, True),
+        (0, 0, 15, False),
+        (5, 2, 19, True),  # were all the others won: 17 of 19
+        (5, 2, 20, False),
+        (12, 4, 30, True),  # at three of four
+        (16, 4, 30, True),  # at four of five: 24 of 30, where it takes 25
+        (16, 4, 31, False),
+        (14, 6, 59, True),  # at 70%
+        (14, 6, 62, False),
+        (10, 10, 20, False),  # a thousand would not do: too close, not too few
+    ],
+)
+def test_whether_there_are_prompts_enough(won: int, lost: int, there: int, too_few: bool):
+    duels = judged(won=won, lost=lost)
+    found = win_rate(duels, prompts_there=there)
+    assert (found.verdict, found.too_few_prompts) == (DuelVerdict.UNDECIDED, too_few)
+    forecast = win_rate(duels).duels_more
+    assert found.duels_more == (None if too_few else forecast)
+    assert found.too_close == (won == lost == 10)
+    if won + lost >= LEAST_PROMPTS and not found.too_close:  # the same, told by going on at that rate
+        rate = won / (won + lost)
+        assert too_few == (verdict_of(rate * there, (1 - rate) * there) == DuelVerdict.UNDECIDED)
 
 
 def test_the_forecast_ends_at_the_cap():
