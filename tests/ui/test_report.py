@@ -91,6 +91,18 @@ def test_the_command_writes_it_whole_or_not_at_all(reported: Workspace, pairloop
     assert (reported.folder / "told.html").read_text() == written
 
 
+@pytest.mark.parametrize("target", [".", "checkpoints", "told.html/report.html", "x" * 300])
+def test_where_it_cannot_be_written_is_for_the_user_to_mend(
+    reported: Workspace, pairloop: Pairloop, target: str
+) -> None:
+    (reported.folder / "told.html").write_text("a file")
+    before = sorted(reported.folder.rglob("*"))
+    code, _, said = pairloop("report", target)
+    assert code == 2 and "not your fault" not in said
+    assert any(told in said for told in ("Name a file", "no folder", "cannot be written")), said
+    assert sorted(reported.folder.rglob("*")) == before
+
+
 def test_a_figure_draws_each_interval_where_it_lies() -> None:
     svg = re.search(r"<svg.*</svg>", interval_figure([("a & b", 0.5, 0.25, 1.0)], middle=0.5, title="T"))
     assert svg is not None
