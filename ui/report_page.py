@@ -100,7 +100,7 @@ figure .name span, .answers pre, .asked, dd, li, .wide td { overflow-wrap: anywh
 .answers > div { min-width: 0; border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; }
 .answers h4 { margin: 0 0 .3rem; font-size: .85rem; color: var(--quiet); }
 @media screen and (max-width: 40rem) {
-  .wide thead { position: absolute; clip-path: inset(50%); } .wide, .wide tbody, .wide tr { display: block; }
+  .wide thead { display: none; } .wide, .wide tbody, .wide tr { display: block; }
   .wide tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
   .wide td { display: flex; gap: .8rem; border: 0; padding: .1rem 0; }
   .wide td::before { content: attr(data-name); flex: 0 0 8rem; color: var(--quiet); font-weight: 600; }
