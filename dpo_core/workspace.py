@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,10 +167,18 @@ def _fingerprint(base: str, folder: Path) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old text or the new one and never a part."""
+    """Write a file so that a reader, or a crash, sees the old text or the new one and never a part.
+
+    Raises OSError where it cannot be written; nothing is left behind then.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):  # where it was never there, or may not be looked for
+            aside.unlink()
+        raise

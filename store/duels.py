@@ -19,7 +19,7 @@ from sqlmodel import Session, col, func, select
 from store.hashing import text_hash
 from store.models import COUNTED, Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
 from store.pairs import add_pair
-from store.prompts import is_asked
+from store.prompts import Message, is_asked
 from store.queue_tables import QueueMark
 from store.win_rate import Duel, Outcome
 
@@ -195,6 +195,42 @@ def _judged(*columns: Any) -> Any:
             col(Comparison.verdict) != Verdict.SKIP,
             col(Comparison.annotator_id).not_in(retracted),
         )
+    )
+
+
+def answers_of_both(
+    *, session: Session, checkpoint_id: int, against_id: int, count: int
+) -> list[tuple[list[Message], str, str]]:
+    """What two checkpoints answered to the same held-out prompts, for whatever duels: prompt and both texts.
+
+    Nobody picks: the first `count` of these prompts by the hash of their content, and of several answers to one the
+    earliest. A prompt on which any duel still wants an answer is left out: who judges it must not know who wrote what.
+    """
+    mine, theirs = (_earliest_answers(each) for each in (checkpoint_id, against_id))
+    wanted = sa.select(col(Pair.prompt_id)).where(col(Pair.purpose) == Purpose.DUEL, col(Pair.open_slots) > 0)
+    rows = session.execute(
+        sa.select(col(Prompt.messages), _NEW.text, _OLD.text)
+        .select_from(Prompt)
+        .join(mine, mine.c.prompt_id == col(Prompt.id))
+        .join(theirs, theirs.c.prompt_id == col(Prompt.id))
+        .join(_NEW, _NEW.id == mine.c.first)
+        .join(_OLD, _OLD.id == theirs.c.first)
+        .where(col(Prompt.held_out), col(Prompt.id).not_in(wanted))
+        .order_by(col(Prompt.content_hash))
+        .limit(count)
+    )
+    return [(messages, new, old) for messages, new, old in rows]
+
+
+def _earliest_answers(checkpoint_id: int) -> Any:
+    """A checkpoint's completions that stand in duels, the first for each prompt."""
+    sides = (col(Pair.completion_a_id), col(Pair.completion_b_id))
+    duelled = sa.union(*(sa.select(side).where(col(Pair.purpose) == Purpose.DUEL) for side in sides))
+    return (
+        sa.select(col(Completion.prompt_id), func.min(Completion.id).label("first"))
+        .where(col(Completion.checkpoint_id) == checkpoint_id, col(Completion.id).in_(duelled))
+        .group_by(col(Completion.prompt_id))
+        .subquery()
     )
 
 

@@ -134,3 +134,8 @@ def _fit(met: _Met, weights: Floats, halves: Floats, anchor: str) -> dict[str, f
     )
     scores = {str(name): float(score) for name, score in fitted.scores.items()}
     return {name: POINTS * float(np.log10(score / scores[anchor])) for name, score in scores.items()}
+
+
+def win_chance(points: float) -> float:
+    """How often somebody so many points above another wins against that one."""
+    return float(1 / (1 + 10 ** (-points / POINTS)))

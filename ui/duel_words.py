@@ -14,6 +14,7 @@ from store.wording import counted
 from ui.story import percent
 
 STRENGTHS = ("Checkpoint", "Points over the base", "95% interval", "Duels")
+POINTS_NOTE = "Points as in chess: 100 more means winning 64% of the duels."
 SIGNS = {True: "✓", False: "✗", None: "…"}
 
 

@@ -23,7 +23,7 @@ from store.win_rate import win_rate
 from ui import components as show
 from ui import selection_words as selection
 from ui import story
-from ui.duel_words import STRENGTHS, served_words, serving_words, strength_rows
+from ui.duel_words import POINTS_NOTE, STRENGTHS, served_words, serving_words, strength_rows
 from ui.state import act, my_name
 
 HEAD = (
@@ -63,22 +63,37 @@ def history(workspace: Workspace, stories: list[RoundStory]) -> None:
     what_selecting_yielded(gains)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(serving_words(serving, decisions), width="content")
-        st.download_button(
-            "Report",
-            data=lambda: _report(workspace),
-            file_name=f"{workspace.folder.name}-report.html",
-            mime="text/html",
-            type="tertiary",
-            icon=":material/summarize:",
-            help="What was done and what came of it, as one HTML file.",
-        )
+        report_button("Report", workspace)
+        if len(stories) > 1:
+            report_of_one_round(workspace, [entry.round.number for entry in reversed(stories)])
     roll_back_rows(workspace, before, decisions)
 
 
-def _report(workspace: Workspace) -> bytes:
+def report_button(label: str, workspace: Workspace, number: int | None = None) -> None:
+    """A report to take away: of all, or of the round of this number."""
+    of_round = "" if number is None else f"-round-{number}"
+    st.download_button(
+        label,
+        data=lambda: _report(workspace, number),
+        file_name=f"{workspace.folder.name}{of_round}-report.html",
+        mime="text/html",
+        type="tertiary",
+        icon=":material/summarize:",
+        help="What was done and what came of it, as one HTML file.",
+    )
+
+
+def _report(workspace: Workspace, number: int | None) -> bytes:
     from ui.report import write_report  # with evalica, which takes a second to load
 
-    return write_report(workspace).encode()
+    return write_report(workspace, round_number=number).encode()
+
+
+def report_of_one_round(workspace: Workspace, numbers: list[int]) -> None:
+    """The same of one round alone."""
+    with st.popover("Of one round", type="tertiary"):
+        number = int(st.selectbox("Round", numbers, key="report_of"))
+        report_button(f"Report of round {number}", workspace, number)
 
 
 def strengths(workspace: Workspace, judged: int) -> None:
@@ -88,7 +103,7 @@ def strengths(workspace: Workspace, judged: int) -> None:
     found = _standings(str(workspace.folder), judged, workspace)
     if len(found) > 2:
         with st.expander("How strong each checkpoint is, told from all duels"):
-            show.table(STRENGTHS, strength_rows(found), "Points as in chess: 100 more means winning 64% of the duels.")
+            show.table(STRENGTHS, strength_rows(found), POINTS_NOTE)
 
 
 def what_selecting_yielded(found: Gains) -> None:

@@ -259,7 +259,8 @@ def duel(workspace: Workspace, *, won: int, lost: int, left_open: int = 0) -> No
             both.append(tuple(_text(session, prompt.id or 0, text, writer) for text, writer in texts))
         add_duels(session=session, round_id=current.id, duels=both, seed=0)
         lea = get_or_add_annotator(session=session, name="lea").id or 0
-        added = session.exec(select(Pair).where(Pair.purpose == Purpose.DUEL).order_by(col(Pair.id))).all()
+        mine = Pair.purpose == Purpose.DUEL, Pair.round_id == current.id
+        added = session.exec(select(Pair).where(*mine).order_by(col(Pair.id))).all()
         for place, pair in enumerate(added[: won + lost]):
             shown = shown_pair(session=session, pair_id=pair.id or 0, annotator_id=lea)
             choice = Choice.LEFT if (shown.left_side == "a") == (place < won) else Choice.RIGHT

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dpo_core.config import FILE_NAME
 from dpo_core.errors import WorkspaceError
 from dpo_core.loop import start_round
-from dpo_core.workspace import Workspace, open_workspace
+from dpo_core.workspace import Workspace, open_workspace, write_atomically
 from store.checkpoints import base_checkpoint
 from store.database import reading
 
@@ -76,3 +76,14 @@ def test_a_name_that_leads_nowhere_is_refused_like_another_model(make_workspace:
     start_round(workspace, by="test")
     with pytest.raises(WorkspaceError, match="somebody/else"):
         _ = name_model(workspace, "somebody/else").engine
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "in it").mkdir(parents=True)
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "folder", "text")
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / ("x" * 300), "text")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "in it"]
+    write_atomically(tmp_path / "file", "text")
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]

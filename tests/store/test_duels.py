@@ -14,7 +14,7 @@ from store.annotators import retract_annotator
 from store.checkpoints import add_checkpoint, get_checkpoint
 from store.comparisons import Choice, count_round, record_comparison
 from store.database import reading, writing
-from store.duels import add_duels, all_met, count_duels, judged_duels, move_open_duels, prompts_to_duel
+from store.duels import add_duels, all_met, answers_of_both, count_duels, judged_duels, move_open_duels, prompts_to_duel
 from store.models import Annotator, Completion, Pair, Prompt, Purpose, Round, RoundStatus
 from store.pairs import NewCompletion, add_completion, add_pair, count_pairs, next_pair, shown_pair
 from store.win_rate import Outcome
@@ -203,3 +203,38 @@ def test_the_new_one_stands_left_as_often_as_right(engine: sa.Engine, duelled: i
             for annotator in range(1, 101)
         ]
     assert 0.45 < sides.count("a") / len(sides) < 0.55
+
+
+def both(engine: sa.Engine, count: int, checkpoint: str = "round-1") -> list[tuple[str, str, str]]:
+    with reading(engine) as session:
+        ids = [get_checkpoint(session=session, name=name).id or 0 for name in (checkpoint, "base")]
+        found = answers_of_both(session=session, checkpoint_id=ids[0], against_id=ids[1], count=count)
+    return [(messages[-1]["content"], new, old) for messages, new, old in found]
+
+
+def test_answers_of_two_checkpoints_are_shown_by_a_rule_that_does_not_look_at_them(
+    engine: sa.Engine, duelled: int, people: list[int]
+) -> None:
+    with writing(engine) as session:
+        hashes = {prompt.messages[0]["content"]: prompt.content_hash for prompt in held_out_prompts(session, 12)}
+        duels = [(pair.id or 0, session.get_one(Prompt, pair.prompt_id)) for pair in the_duels(session)]
+        # round-2 never met the base: both were asked the same by others.
+        add_checkpoint(session=session, name="round-2", path="x", parent_id=2)
+        texts = [
+            (text_by(session, prompt, "round-2", "newer"), text_by(session, prompt, "round-1", "later"))
+            for _, prompt in duels[:5]
+        ]
+        assert add_duels(session=session, round_id=duelled, duels=texts, seed=2) == 5
+    assert both(engine, 3) == [], "all of them are still judged, blind"
+    with writing(engine) as session:
+        for pair in the_duels(session):
+            pair.open_slots = 0
+    in_order = sorted(hashes, key=lambda asked: hashes[asked])
+    assert both(engine, 3) == [(asked, "a new one", "old") for asked in in_order[:3]]
+    assert len(both(engine, 99)) == 12
+    met = {prompt.messages[0]["content"] for _, prompt in duels[:5]}
+    assert both(engine, 99, "round-2") == [(asked, "newer", "old") for asked in in_order if asked in met]
+    with writing(engine) as session:
+        the_duels(session)[0].open_slots = 1
+        asked = session.get_one(Prompt, the_duels(session)[0].prompt_id).messages[0]["content"]
+    assert [each for each, _, _ in both(engine, 99)] == [each for each in in_order if each != asked]

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.stats import beta
 
 from store.intervals import Estimate
-from store.strengths import Meeting, strengths
+from store.strengths import Meeting, strengths, win_chance
 from store.win_rate import Outcome
 
 NAMES = "base", "one", "two", "three"
@@ -152,3 +152,8 @@ def assert_close(some: dict[str, Estimate], others: dict[str, Estimate]) -> None
         assert (each.count, each.value is None) == (others[name].count, others[name].value is None)
         if each.value is not None:
             assert [each.value, *each.interval] == pytest.approx([others[name].value, *others[name].interval], abs=0.01)
+
+
+def test_points_are_chances_to_win() -> None:
+    assert [round(win_chance(each), 2) for each in (0.0, 100.0, 400.0, -400.0)] == [0.5, 0.64, 0.91, 0.09]
+    assert win_chance(points(30, 10)) == pytest.approx(0.75)

@@ -21,6 +21,7 @@ from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, words
 from ui.charts import held_out_frame
 from ui.judged_words import beside_rows, best_of, ceiling_words, kl_words, labelled_slices, length_words
+from ui.report import write_report
 from ui.story import result_facts, trust_words
 
 CANARY = {
@@ -116,6 +117,13 @@ def test_the_decision_shows_slices_ceiling_drift_canary_and_checks(judged: Works
     assert "<td>18.2 → 20.9</td><td>15% more: much. It may have lost some of what it could do.</td>" in page
     assert "<td>passed in 12 s</td><td>41 of 50 &lt;right&gt;</td>" in "\n".join(str(each.body) for each in app.html)
     assert "<td>Check: missing</td><td>failed in 1 s</td><td>It could not be started: no such file.</td>" in page
+
+
+def test_the_report_draws_before_and_after_below_the_annotators_own_agreement(judged: Workspace) -> None:
+    html = write_report(judged)
+    assert "The ceiling is how often two of your annotators agree: on 75% (47% to 91%) of 12 held-out pairs." in html
+    assert "50% → 75% (59% to 89%)" in html and '<rect x="46.77%" width="44.34%"' in html
+    assert "from the literature" not in html
 
 
 def test_the_runs_page_shows_them_too(judged: Workspace, open_app: OpenApp) -> None:

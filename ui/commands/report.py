@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dpo_core.errors import WorkspaceError
 from dpo_core.workspace import open_workspace, write_atomically
 from ui.commands.options import HERE, WorkspaceOption
 from ui.commands.printing import say
@@ -25,8 +28,22 @@ def report(
       pairloop report report.html
       pairloop report round-2.html --round 2
     """
-    if not target.parent.is_dir():
-        raise typer.BadParameter(f"There is no folder {target.parent} to write into.")
+    with _yours_to_mend(target):
+        if not target.parent.is_dir():
+            raise typer.BadParameter(f"There is no folder {target.parent} to write into.")
+        if target.is_dir():
+            raise typer.BadParameter(f"{target} is a folder. Name a file to write: {target / 'report.html'}, say.")
     text = write_report(open_workspace(workspace), round_number=round_number)
-    write_atomically(target, text)
+    with _yours_to_mend(target):
+        write_atomically(target, text)
     say(f"The report is in {target} ({len(text) // 1024 + 1} kB).")
+
+
+@contextmanager
+def _yours_to_mend(target: Path) -> Iterator[None]:
+    """What the system has against this place, in words: whatever it is, another place will do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise WorkspaceError(f"{target} cannot be written: {why}. Nothing was; name another place for it.") from error
