@@ -24,8 +24,8 @@ from store.comparisons import (
     require_comparing,
     supersede,
 )
-from store.holds import is_kept_from
 from store.dawid_skene import Reliability
+from store.holds import is_kept_from
 from store.models import Annotator, Comparison, Pair, Purpose, Verdict
 from store.pairs import left_side, lock_pair, recount_open_slots
 from store.reliability import PairVote, mirrored, read_pair_votes, reliability_of

@@ -135,8 +135,8 @@ def test_the_next_round_has_its_price(workspace: Workspace) -> None:
     """4 comparisons, 60 duels with the parent and 10 with the base: 74 verdicts of a minute each."""
     go_round(workspace, 1, won=26, lost=0)
     assert list(next_lines(priced(workspace, 60.0))) == [
-        "Round 2 can start. It asks for 4 comparisons and, to judge what comes of it, up to 70 blind duels: some 74 min "
-        "at 60 s each. The last training took 48 s."
+        "Round 2 can start. It asks for 4 comparisons and, to judge what comes of it, up to 70 blind duels: some 74 "
+        "min at 60 s each. The last training took 48 s."
     ]
     assert list(next_lines(read_facts(workspace, round_number=1))) == []
 
