@@ -140,7 +140,7 @@ def _doubtful(
 
 
 def _chance(pair_id: int, said: Sequence[PairVote], reliability: Reliability) -> float | None:
-    """How likely it is that the side with more votes is the better one. Repeats only tell of their annotator."""
+    """How likely it is that the side with more votes is the better one. Repeats tell of consistency alone."""
     votes = Counter(one.verdict for one in said if one.purpose != Purpose.REPEAT)
     if votes[Verdict.A] == votes[Verdict.B]:
         return None

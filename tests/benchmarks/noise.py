@@ -1,15 +1,19 @@
 """What it buys to tell the loss how far each label can be believed, with annotators who flip a known share of theirs.
 
-    PYTHONPATH=. python tests/benchmarks/noise.py [--seeds 5] [--tastes warm structured] [--pairs 60] [--out FILE.jsonl]
+    PYTHONPATH=. python tests/benchmarks/noise.py [--seeds 5] [--tastes warm structured] [--pairs 60] [--flips 0 0.1]
+        [--gold 0.1] [--repeats 0.1] [--in-earnest 0.5] [--out FILE.jsonl]
 
 One round of the demo: three simulated annotators, of whom one flips a third of the share named, one that share and one
 five thirds of it, go through the queue that the Label page uses; half of the pairs are judged by all three, the others
 by one. The same labels are then trained on in four ways: each believed alike (`confidence = "ignore"`); weighed by the
 votes on its pair (`"agreement"`); by how reliable its annotators were found to be (`"reliability"`); by TRL's one
-guess for all pairs (`robust`, with the very share that was planted as `label_smoothing`, which nobody would know).
-Judged by the taste, without noise, on 100 prompts that nobody was asked about: how often the implicit reward agrees
-with it, and how often the checkpoint's completion pleases more than the base's. Each way is held against "ignore" on
-the same labels.
+guess for all pairs (`robust`, with the very share of wrong labels among the pairs trained on as `label_smoothing`,
+which nobody would know; where three judge a pair it is less than the share of flipped verdicts). `--gold` and
+`--repeats` are shares of what is asked, as in `[queue]`: by default there are none, and reliability has the overlap
+alone to go by. `--in-earnest` is the share of errors that are the same whenever the same person sees the same texts;
+the others are drawn anew, which only repeats can tell. Judged by the taste, without noise, on 100 prompts that nobody
+was asked about (but for gold, which is not trained on): how often the implicit reward agrees with it, and how often the
+checkpoint's completion pleases more than the base's. Each way is held against "ignore" on the same labels.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from sqlmodel import select
 from dpo_core.carry_out import carry_out_here
 from dpo_core.config import Settings
 from dpo_core.demo import open_demo
+from dpo_core.filters import training_filter
 from dpo_core.logps import pair_logps
 from dpo_core.loop import Step, read_loop, start_round, start_training
 from dpo_core.policies import load_policy
@@ -45,8 +50,10 @@ from store.annotators import get_or_add_annotator
 from store.checkpoints import base_checkpoint, get_checkpoint
 from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
+from store.importing import import_gold
 from store.models import Pair, Role, Run, RunStatus
 from store.pairs import ShownPair, next_pair
+from store.preferences import poll_comparisons
 from store.prompts import all_prompts
 from store.snapshots import PreferencePair
 
@@ -56,14 +63,14 @@ JUDGES, OVERLAP = 3, 0.5
 OTHER = {Choice.LEFT: Choice.RIGHT, Choice.RIGHT: Choice.LEFT}
 
 
-def ways(flips: float) -> dict[str, dict[str, Any]]:
-    """The changes to [training] that make each way."""
-    told = {"loss_type": ["robust"], "label_smoothing": flips}
+def ways(wrong: float) -> dict[str, dict[str, Any]]:
+    """The changes to [training] that make each way. `wrong`: the share of labels that are."""
     return {
         "ignore": {"confidence": "ignore"},
         "agreement": {"confidence": "agreement"},
         "reliability": {"confidence": "reliability"},
-    } | ({"robust, told the share": {"confidence": "ignore"} | told} if flips else {})
+        "robust, told the share": {"confidence": "ignore", "loss_type": ["robust"], "label_smoothing": wrong},
+    }
 
 
 def main() -> None:
@@ -72,11 +79,15 @@ def main() -> None:
     parser.add_argument("--tastes", nargs="+", default=["warm", "structured"])
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--out", type=Path, help="Each result as a line, as soon as it is there.")
+    parser.add_argument("--flips", nargs="+", type=float, default=FLIPS, help="Shares of verdicts flipped on average.")
+    parser.add_argument("--gold", type=float, default=0.0)
+    parser.add_argument("--repeats", type=float, default=0.0)
+    parser.add_argument("--in-earnest", type=float, default=0.0)
     asked = parser.parse_args()
     found = []
     for seed in range(asked.seeds):
         for taste in asked.tastes:
-            for result in results(load_taste(taste), seed, asked.pairs):
+            for result in results(load_taste(taste), seed, asked):
                 found.append(result | {"taste": taste, "seed": seed})
                 if asked.out:
                     with asked.out.open("a") as lines:
@@ -84,18 +95,22 @@ def main() -> None:
     print_found(found)
 
 
-def results(taste: Taste, seed: int, pairs: int) -> Iterator[dict[str, Any]]:
+def results(taste: Taste, seed: int, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every share of flips and every way to train, on the same completions."""
     with tempfile.TemporaryDirectory() as folder:
-        fresh = sampled(Path(folder) / "fresh", seed, pairs)
+        fresh = sampled(Path(folder) / "fresh", seed, asked)
         exam = Exam(fresh, taste, seed)
-        for flips in FLIPS:
+        if asked.gold:
+            exam.add_gold(fresh)
+        for flips in asked.flips:
             judged = copied(fresh, f"judged-{flips}")
-            right = judge(judged, taste, flips, seed)
-            for name, changes in ways(flips).items():
+            said = judge(judged, taste, flips, seed, asked.in_earnest)
+            wrong = wrong_labels(judged, taste)
+            for name, changes in ways(wrong).items():
                 trained = copied(judged, f"{flips}-{name}")
                 train(trained, changes)
-                yield {"flips": flips, "way": name, "labels_right": right, **exam.mark(trained)}
+                told = {"flips": flips, "way": name, "verdicts_right": said, "labels_right": 1 - wrong}
+                yield told | exam.mark(trained)
                 shutil.rmtree(trained.folder)
 
 
@@ -106,16 +121,17 @@ def copied(workspace: Workspace, name: str) -> Workspace:
     return Workspace(Path(folder), workspace.settings)
 
 
-def sampled(folder: Path, seed: int, pairs: int) -> Workspace:
+def sampled(folder: Path, seed: int, asked: argparse.Namespace) -> Workspace:
     """A demo workspace whose first round is written."""
-    asked = open_demo(folder).settings.model_dump()
-    asked["round"] |= {"comparisons": round(pairs * (1 + OVERLAP * (JUDGES - 1))), "comparisons_per_pair": JUDGES}
-    asked["round"] |= {"spare_pairs": 0, "held_out_share": 0.1}
-    asked["queue"] |= {"overlap": OVERLAP}
-    asked["sampling"] |= {"seed": 1_000_000 * seed}
-    asked["training"] |= {"seed": seed, "drift_samples": 0}
-    asked["duels"] |= {"against_parent": 0, "against_base": 0}
-    workspace = Workspace(folder, Settings.model_validate(asked))
+    settings = open_demo(folder).settings.model_dump()
+    comparisons = round(asked.pairs * (1 + OVERLAP * (JUDGES - 1)))
+    settings["round"] |= {"comparisons": comparisons, "comparisons_per_pair": JUDGES}
+    settings["round"] |= {"spare_pairs": 0, "held_out_share": 0.1}
+    settings["queue"] |= {"overlap": OVERLAP, "gold": asked.gold, "repeats": asked.repeats, "repeat_after": 5}
+    settings["sampling"] |= {"seed": 1_000_000 * seed}
+    settings["training"] |= {"seed": seed, "drift_samples": 0}
+    settings["duels"] |= {"against_parent": 0, "against_base": 0}
+    workspace = Workspace(folder, Settings.model_validate(settings))
     start_round(workspace, by="benchmark")
     carry_out(workspace)
     return workspace
@@ -130,7 +146,7 @@ def carry_out(workspace: Workspace) -> Run:
     return finished
 
 
-def judge(workspace: Workspace, taste: Taste, flips: float, seed: int) -> float:
+def judge(workspace: Workspace, taste: Taste, flips: float, seed: int, in_earnest: float) -> float:
     """Have everybody judge until nothing is asked any more. Returns the share of decided verdicts that are right."""
     lots, right = random.Random(f"{seed}:{flips}"), []
     with writing(workspace.engine) as session:
@@ -146,7 +162,10 @@ def judge(workspace: Workspace, taste: Taste, flips: float, seed: int) -> float:
             if shown is None:
                 working.remove(name)
                 continue
-            choice = flipped(persona, shown, TEAM[name] * flips, lots)
+            # The same lots whenever this person sees these texts, for errors in earnest; fresh ones for the others.
+            own = random.Random(f"{seed}:{flips}:{name}:{sorted((shown.left, shown.right))}")
+            drawn = own if own.random() < in_earnest else lots
+            choice = flipped(persona, shown, TEAM[name] * flips, drawn)
             right += [choice == persona.choose(shown, lots)] if choice != Choice.TIE else []
             record_comparison(session=session, pair_id=shown.pair_id, annotator_id=people[name], choice=choice)
     return mean(right)
@@ -155,6 +174,17 @@ def judge(workspace: Workspace, taste: Taste, flips: float, seed: int) -> float:
 def flipped(persona: Persona, shown: ShownPair, chance: float, lots: random.Random) -> Choice:
     choice = persona.choose(shown, lots)
     return OTHER.get(choice, choice) if lots.random() < chance else choice
+
+
+def wrong_labels(workspace: Workspace, taste: Taste) -> float:
+    """The share of the preferences to train on that are the wrong way round."""
+    with reading(workspace.engine) as session:
+        poll = poll_comparisons(session=session, filter=training_filter(workspace.settings.training, None))
+    trained = [each for each in poll.preferences if not each.held_out]
+    return mean(
+        float(taste(prompt_text(each.prompt), each.chosen) < taste(prompt_text(each.prompt), each.rejected))
+        for each in trained
+    )
 
 
 def train(workspace: Workspace, changes: dict[str, Any]) -> None:
@@ -172,7 +202,8 @@ class Exam:
             self._prompts = [prompt.messages for prompt in all_prompts(session=session) if prompt.id not in asked][:100]
             base = base_checkpoint(session=session)
         model, tokenizer = load_policy(workspace, base)
-        self._pairs = tokenize_pairs(list(self._decided(model, tokenizer)), tokenizer, max_length=512)
+        self._known = list(self._decided(model, tokenizer))
+        self._pairs = tokenize_pairs(self._known, tokenizer, max_length=512)
         self._reference = pair_logps(model, tokenizer, self._pairs)
         self._base = self._scores(model, tokenizer, self._seed + 1)
 
@@ -183,6 +214,13 @@ class Exam:
             scored = sorted((self._taste(prompt_text(messages), one.text), one.text) for one in written)
             if len(scored) == 2 and scored[0][0] < scored[1][0]:
                 yield PreferencePair(number, list(messages), scored[1][1], scored[0][1], "a", 1.0, 1)
+
+    def add_gold(self, workspace: Workspace) -> None:
+        """Let the exam's pairs be gold pairs as well: they measure people, and nothing is trained on them."""
+        path = workspace.folder / "gold.jsonl"
+        rows = ({"prompt": each.messages, "chosen": each.chosen, "rejected": each.rejected} for each in self._known)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        import_gold(engine=workspace.engine, path=path, held_out_share=0.0)
 
     def _scores(self, model: Any, tokenizer: Any, seed: int) -> list[float]:
         written = sample_completions(model, tokenizer, self._prompts, self._sampling, per_prompt=1, seed=seed)
@@ -209,11 +247,11 @@ def print_found(found: list[dict[str, Any]]) -> None:
     by: dict[tuple[float, str], dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
     for each in found:
         by[each["flips"], each["way"]][each["taste"], each["seed"]] = each
-    print("| flipped | labels right | way | accuracy | against ignore | win rate over base | against ignore |")
-    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    head = "| flipped | verdicts right | labels right | way | accuracy | against ignore | win rate over base |"
+    print(f"{head} against ignore |\n| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for (flips, way), cases in by.items():
-        right = mean(each["labels_right"] for each in cases.values())
-        told = [f"{flips:.0%}", f"{right:.0%}", way]
+        right = (mean(each[what] for each in cases.values()) for what in ("verdicts_right", "labels_right"))
+        told = [f"{flips:.0%}", *(f"{share:.0%}" for share in right), way]
         for figure in ("accuracy", "win_rate"):
             told.append(f"{mean(each[figure] for each in cases.values()):.1%}")
             plain = by[flips, "ignore"]
