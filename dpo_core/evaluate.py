@@ -34,6 +34,10 @@ from store.models import PairReward, Run
 from store.runs import check_run_held, finish_run
 from store.snapshots import get_snapshot, snapshot_pairs
 
+# For an interval of the change: where checkpoints are equally good, it lies below 0 in at most 6% of cases with so many
+# (simulated), but in 26% with two prompts and 12% with three.
+LEAST_PROMPTS = 8
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -63,19 +67,23 @@ def summarize(before: Sequence[Judged], after: Sequence[Judged], *, beta: float)
 
     `accuracy_*` is the share of pairs that the implicit reward orders as the annotators did; `ranking_*` the share
     whose chosen completion the model simply finds likelier (which favours short texts). Intervals are at 95% and count
-    prompts that have several pairs for what they are worth; the margin's is None for a single prompt. Empty without
-    pairs.
+    prompts that have several pairs for what they are worth; the margin's is None for a single prompt. `change` is how
+    much more often the checkpoint is right than its parent on the very same pairs; its interval is None under
+    LEAST_PROMPTS prompts. Empty without pairs.
     """
     if not after:
         return {"pairs": 0}
-    margins = [item.margin(beta) for item in after]
+    margins, parents = [item.margin(beta) for item in after], [item.margin(beta) for item in before]
+    changes = [rightness(new) - rightness(old) for new, old in zip(margins, parents, strict=True)]
     prompts = [tuple(item.pair.prompt_ids) for item in after]
     return {
         "pairs": len(after),
-        "accuracy_before": accuracy([item.margin(beta) for item in before]),
+        "accuracy_before": accuracy(parents),
         "accuracy_after": accuracy(margins),
         "prompts": len(set(prompts)),
         "interval_after": list(share_interval([rightness(margin) for margin in margins], prompts)),
+        "change": sum(changes) / len(changes),
+        "change_interval": _finite(mean_interval(changes, prompts)) if len(set(prompts)) >= LEAST_PROMPTS else None,
         "margin": sum(margins) / len(margins),
         "margin_interval": _finite(mean_interval(margins, prompts)),
         "ranking_before": accuracy([item.policy.chosen - item.policy.rejected for item in before]),

@@ -149,6 +149,14 @@ def match_words(match: Match) -> str:
     )
 
 
+def change_words(judged: dict[str, Any]) -> str:
+    """How held-out accuracy changed: `+12 points (-3 to +27)`; empty where its interval is not known."""
+    if not judged.get("change_interval"):
+        return ""
+    change, low, high = (100 * each for each in (judged["change"], *judged["change_interval"]))
+    return f"{change:+.0f} points ({low:+.0f} to {high:+.0f})"
+
+
 def _counts(alarm: Alarm) -> bool:
     """Whether it is an alarm that the gate asks not to be there: how far the canary may rise is asked by itself."""
     return alarm.level == "warning" and alarm.name != CANARY_RISEN
@@ -157,14 +165,16 @@ def _counts(alarm: Alarm) -> bool:
 def _shown(asked: GateSettings, metrics: dict[str, Any]) -> Iterator[Condition]:
     """What the training's own record shows.
 
-    A round has some ten held-out pairs: only where the parent's accuracy lies above the whole interval of the new one's
-    is it clearly worse; a smaller difference is more often chance than not.
+    A round has some ten held-out pairs: accuracy is clearly worse only where the whole interval of its change, pair by
+    pair, lies below 0; a smaller difference is more often chance than not.
     """
     judged = metrics.get("eval", {})
     if asked.held_out == "not worse" and judged.get("pairs"):
         before, after = judged["accuracy_before"], judged["accuracy_after"]
         told = f"{100 * before:.0f}% → {100 * after:.0f}% on {counted(judged['pairs'], 'held-out pair')}"
-        yield Condition("Held-out accuracy not clearly worse", judged["interval_after"][1] >= before, told)
+        interval, change = judged.get("change_interval"), change_words(judged) or "too few to tell a change from chance"
+        met = interval is None or interval[1] >= 0
+        yield Condition("Held-out accuracy not clearly worse", met, f"{told}: {change}")
     if asked.alarms == "none":
         found = [alarm.title for alarm in recorded_alarms(metrics) if _counts(alarm)]
         yield Condition("No alarm", not found, ", ".join(found) or "none")

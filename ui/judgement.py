@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from dpo_core.gate import change_words
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.held_out import HeldOut, judging_run, read_held_out
@@ -68,7 +69,8 @@ def _headline(evaluation: dict[str, Any]) -> None:
         "The base itself rewards nothing: it counts as a coin toss, 50%.",
     )
     change = (evaluation.get("accuracy_after") or 0) - (evaluation.get("accuracy_before") or 0)
-    moved = f"{100 * change:+.0f} points" if round(100 * change) else None  # no arrow where nothing moved
+    told = change_words(evaluation) or f"{100 * change:+.0f} points"
+    moved = told if round(100 * change) else None  # no arrow where nothing moved
     after.metric("Held-out accuracy after", story.percent(evaluation.get("accuracy_after")), moved)
     pairs.metric("Judged on held-out pairs", evaluation["pairs"])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_core.alarms import Alarm, figured, recorded_alarms
+from dpo_core.gate import change_words
 from dpo_core.loop import LoopState, RoundStory, Step
 from dpo_core.sweep import point_words
 from store.held_out import LITERATURE, Ceiling
@@ -337,7 +338,9 @@ def _judged(run: Run) -> dict[str, str]:
 def _judged_facts(evaluation: dict[str, Any]) -> dict[str, str]:
     pairs = int(evaluation.get("pairs") or 0)
     before = f"{percent(evaluation.get('accuracy_before'))} → " if pairs else ""
-    return {"Held-out accuracy": before + accuracy_span(evaluation), "Judged on": counted(pairs, "held-out pair")}
+    changed = {"Change": change_words(evaluation)} if evaluation.get("change_interval") else {}
+    told = {"Held-out accuracy": before + accuracy_span(evaluation)}
+    return told | changed | {"Judged on": counted(pairs, "held-out pair")}
 
 
 def trust_words(evaluation: dict[str, Any], ceiling: Ceiling | None = None) -> str:

@@ -213,6 +213,8 @@ def _judgement(before: float, after: float) -> dict[str, Any]:
         "accuracy_before": before,
         "accuracy_after": after,
         "interval_after": [low, high],
+        "change": after - before,
+        "change_interval": [after - before - 0.2, after - before + 0.2],
         "margin": 0.2,
     }
     return {"eval": judged, "train": {"pairs": 26, "steps": 40, "loss": 0.55, "seconds": 48.0}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,41 @@ def test_intervals_are_by_prompt() -> None:
     assert apart["margin"] == pytest.approx(0.4)
     assert apart["margin_interval"][0] < 0.4 < apart["margin_interval"][1]
     assert figures([5] * 10)["margin_interval"] is None
+
+
+def changed(before: list[float], after: list[float], prompts: list[int] | None = None) -> dict[str, Any]:
+    """The figures of pairs with these margins, each on a prompt of its own unless told otherwise."""
+    pairs = [tokenized(index, [prompt], [8], [9]) for index, prompt in enumerate(prompts or range(len(before)))]
+    base = [PairLogps(0.0, 0.0)] * len(pairs)
+    old, new = ([PairLogps(margin, 0.0) for margin in margins] for margins in (before, after))
+    return summarize(judge(pairs, old, base), judge(pairs, new, base), beta=1.0)
+
+
+def test_the_change_is_told_pair_by_pair() -> None:
+    """Ten pairs: one lost, two from nothing to right, the others as before. Differences -1, 1/2, 1/2 and seven of 0."""
+    figures = changed([1.0, 0.0, 0.0] + [1.0] * 5 + [-1.0] * 2, [-1.0, 1.0, 1.0] + [1.0] * 5 + [-1.0] * 2)
+    half = 2.262157 * math.sqrt(1.5) / 10  # t with 9 degrees; squares 1 + 1/4 + 1/4 around a mean of 0
+    assert figures["change"] == 0
+    assert figures["change_interval"] == pytest.approx([-half, half], abs=1e-5)
+    assert figures["accuracy_before"] == figures["accuracy_after"] == 0.7
+
+
+def test_the_change_has_no_interval_from_a_few_prompts() -> None:
+    assert changed([0.0] * 7, [-1.0] * 7)["change_interval"] is None
+    assert changed([0.0] * 8, [-1.0] * 8)["change_interval"] == [-0.5, -0.5]
+    assert changed([0.0] * 8, [-1.0] * 8, prompts=[1, 2, 3, 4] * 2)["change_interval"] is None
+
+
+@pytest.mark.parametrize("prompts", [8, 10, 30])
+@pytest.mark.parametrize("known", [False, True])
+def test_equals_are_seldom_called_worse(prompts: int, known: bool) -> None:
+    """Checkpoints that are right in half of the pairs, by chance: the first one, or a base that rewards nothing."""
+    draw = np.random.default_rng(0)
+    worse = 0
+    for _ in range(1000):
+        before, after = draw.choice([-1.0, 1.0], (2, prompts))
+        worse += changed(list(before * known), list(after))["change_interval"][1] < 0
+    assert worse / 1000 < 0.07
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))

@@ -143,3 +143,19 @@ def test_no_duels_are_written_for_what_they_cannot_say() -> None:
     asked, won = GateSettings(**NOTHING | {"win_rate": "better", "checks": "all"}), match(won=20)
     gate = Gate("round-2", tuple(conditions(asked, (won,), {}, ["a"])), (won,))
     assert planned(gate) == (Act.STOP, 0, "Your own checks: not run on this checkpoint: a. A person has to look.")
+
+
+@pytest.mark.parametrize(
+    ("interval", "met", "told"),
+    [
+        ([-0.3, -0.01], False, "-16 points (-30 to -1)"),
+        ([-0.3, 0.1], True, "-16 points (-30 to +10)"),
+        (None, True, "too few to tell a change from chance"),
+    ],
+)
+def test_accuracy_is_worse_where_its_change_is(interval: list[float] | None, met: bool, told: str) -> None:
+    """Whatever the interval of the accuracy itself, which is that of one checkpoint and not of two."""
+    judged = {"pairs": 19, "accuracy_before": 0.74, "accuracy_after": 0.58, "interval_after": [0.36, 0.7]}
+    judged |= {"change": -0.16, "change_interval": interval}
+    condition = found({"held_out": "not worse"}, metrics={"eval": judged})
+    assert (condition.met, condition.found) == (met, f"74% → 58% on 19 held-out pairs: {told}")

@@ -106,6 +106,7 @@ def test_the_decision_shows_slices_ceiling_drift_canary_and_checks(judged: Works
     app = open_app("loop")
     page = words(app)
     assert [each.value for each in app.metric] == ["50%", "75%", "34"]
+    assert app.metric[1].delta == "+25 points (+5 to +45)"
     assert charts(app) == 1
     assert "The ceiling is how often two of your annotators agree: on 75% (47% to 91%) of 12 held-out pairs." in page
     assert "<td>all pairs</td><td>50% (23% to 77%)</td><td>67% (35% to 88%)</td><td>9</td>" in page
@@ -129,6 +130,7 @@ def test_the_report_draws_before_and_after_below_the_annotators_own_agreement(ju
 def test_the_runs_page_shows_them_too(judged: Workspace, open_app: OpenApp) -> None:
     app = open_app("runs")
     page = words(app)
+    assert "+25 points (+5 to +45)" in page
     assert charts(app) == 1 + 4
     assert "**Held-out accuracy, before and after**" in page
     assert "<td>Perplexity on canary.txt</td><td>18.2 → 20.9</td>" in page
