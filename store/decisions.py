@@ -32,6 +32,7 @@ def decide_round(
         raise StateError(f"Round {found.number} has no new checkpoint to decide about (it is {found.status}).")
     found.status = RoundStatus.DONE
     found.decision = decision
+    found.paused_at = None
     found.decided_by = by
     found.decided_at = now()
     checkpoint = session.get_one(Checkpoint, found.result_checkpoint_id)
