@@ -55,10 +55,11 @@ def snapshot_filter(
     )
 
 
-def missing_to_train(workspace: Workspace, number: int) -> str:
+def missing_to_train(workspace: Workspace, number: int, *, on_imports: bool = False) -> str:
     """Why this round cannot be trained on yet, not even early, in words; empty where it can."""
+    wanted = training_filter(workspace.settings.training, number, on_imports=on_imports)
     with reading(workspace.engine) as session:
-        return what_is_missing(session=session, filter=training_filter(workspace.settings.training, number))
+        return what_is_missing(session=session, filter=wanted)
 
 
 def late_ones_count(workspace: Workspace) -> bool:

@@ -45,6 +45,7 @@ from store.prompts import count_prompts, prompts_to_ask
 from store.rounds import add_round, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.second_looks import move_open_looks
+from store.servable import count_servable
 from store.snapshots import cut_snapshot, rows_to_train_on
 
 log = logging.getLogger("pairloop")
@@ -70,7 +71,8 @@ class LoopState:
     `imported` counts the pairs that came in with their verdicts, where they are what is trained on: while no round is
     open, and in a round on imports, which asks nobody anything. `late` counts the open round's comparisons that were
     made after its snapshot was cut; `late_ones_count` says what becomes of them. `naming_makers` counts its pairs that
-    have a completion which says who wrote it.
+    have a completion which says who wrote it. `pairs` are as `count_servable` has them. `given_up`: the round's last
+    training failed or was cancelled, somebody went back from it, and nothing was compared since.
     """
 
     step: Step
@@ -83,6 +85,7 @@ class LoopState:
     imported: int = 0
     late: int = 0
     naming_makers: int = 0
+    given_up: bool = False
 
     @property
     def open_run(self) -> Run | None:
@@ -125,13 +128,14 @@ def read_loop(*, session: Session) -> LoopState:
         return LoopState(step, current, serving, {}, {}, prompts, None, imported=_count_imported(session))
     assert current.id is not None
     comparisons = count_round(session=session, round_id=current.id)
-    pairs = count_pairs(session=session, round_id=current.id)
+    pairs = count_servable(session=session, round_id=current.id)
     step, run = _step(session, current, comparisons, pairs)
     checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
     imported = _count_imported(session) if is_on_imports(session, current) else 0
     late = _count_late(session, current, comparisons["done"])
     naming = count_naming_makers(session=session, round_id=current.id)
-    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming)
+    given_up = step == Step.TRAIN and _is_given_up(session, current, comparisons["done"])
+    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming, given_up)
 
 
 def _count_imported(session: Session) -> int:
@@ -151,6 +155,13 @@ def _count_late(session: Session, current: Round, done: int) -> int:
     assert current.id is not None
     training = last_run(session=session, round_id=current.id, kind=RunKind.TRAIN)
     return max(0, done - training.settings.get("compared", done)) if training is not None else 0
+
+
+def _is_given_up(session: Session, current: Round, done: int) -> bool:
+    """Whether the round was trained, in vain, on as many comparisons as it has now."""
+    assert current.id is not None
+    training = last_run(session=session, round_id=current.id, kind=RunKind.TRAIN)
+    return training is not None and done <= int(training.settings.get("compared", 0))
 
 
 def _step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
 from dpo_core.errors import ModelError, SettingsError, WorkspaceError
 from dpo_core.packaged import DEMO_MODEL, packaged
 from store.checkpoints import BASE, add_checkpoint, has_been_used
-from store.database import open_database, reading, writing
+from store.database import checked_first, open_database, reading, writing
 from store.hashing import content_hash, sampled_hash
 from store.models import Checkpoint
 from store.roles import on_behalf_of
@@ -43,6 +44,12 @@ class Workspace:
         theirs = Workspace(self.folder, self.settings)
         vars(theirs)["engine"] = on_behalf_of(self.engine, annotator_id)  # where cached_property keeps it
         return theirs
+
+    def checked_first(self, check: Callable[[Session], None]) -> Workspace:
+        """This workspace, for one step that is only taken if `check` raises nothing, in the step's own transaction."""
+        fresh = Workspace(self.folder, self.settings)
+        vars(fresh)["engine"] = checked_first(self.engine, check)
+        return fresh
 
     def with_settings(self, settings: Settings) -> Workspace:
         """This workspace, on the same connections, with what its file says by now."""

@@ -28,6 +28,7 @@ from store.errors import DatabaseError, NewerWorkspaceError
 BUSY_SECONDS = 30
 CHUNK = 500  # SQLite binds a limited number of values in one statement
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_CHECK = "pairloop_check"
 Item = TypeVar("Item")
 
 _CAUSES = {
@@ -106,8 +107,19 @@ def writing(engine: sa.Engine) -> Iterator[Session]:
     """A session whose work is committed whole when the block ends, or not at all."""
     immediate = engine.execution_options(immediate=True)
     with _explained(engine.url.render_as_string()), Session(immediate, expire_on_commit=False) as session:
+        check = engine.get_execution_options().get(_CHECK)
+        if check is not None:
+            check(session)
         yield session
         session.commit()
+
+
+def checked_first(engine: sa.Engine, check: Callable[[Session], None]) -> sa.Engine:
+    """The same database, for work that rests on what was read before: `writing` begins with this check.
+
+    It is in the transaction of that work, so that nothing changes in between; what it raises undoes all.
+    """
+    return engine.execution_options(**{_CHECK: check})
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def decide_round(
     require_name(by)
     found.status = RoundStatus.DONE
     found.decision = decision
+    found.paused_at = None
     found.decided_by = by
     found.decided_at = now()
     checkpoint.verdict = decision

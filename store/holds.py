@@ -38,7 +38,7 @@ def answered_by(annotator_id: Any) -> Any:
         col(Comparison.superseded_at).is_(None),
         ~col(Comparison.adjudicates),
     )
-    return standing.exists()
+    return standing.correlate(Pair).exists()
 
 
 def is_second_look(pair: Any) -> Any:

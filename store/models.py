@@ -10,6 +10,7 @@ References go one way, so that rows can be written in order and the schema has n
     Hold, QueueMark, RoundWork (queue_tables.py) -> Pair, Round, Annotator
     DecisionRecord (decision_tables.py) -> Checkpoint, Round
     Exchange (chat_tables.py) -> Checkpoint, Annotator, Prompt, Pair
+    Refusal (refusals.py) -> Round
 
 Rules that the database itself enforces: a pair has two different completions; an annotator has at most one current
 verdict on a pair, and one current decision about it (a change of mind supersedes the row before, nothing is deleted);

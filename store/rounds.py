@@ -28,6 +28,11 @@ def latest_round(*, session: Session) -> Round | None:
     return session.scalar(_LATEST)
 
 
+def hold_latest_round(*, session: Session) -> None:
+    """Let nobody pause the latest round, decide about it or move it on until this transaction ends."""
+    session.execute(_LATEST.with_for_update())
+
+
 _LATEST = select(Round).order_by(col(Round.number).desc()).limit(1)
 
 
@@ -55,6 +60,11 @@ def set_round_status(*, session: Session, round_id: int, status: RoundStatus) ->
     return found
 
 
+def is_paused(found: Round | None) -> bool:
+    """Whether a round waits until somebody resumes it; one that is done does not."""
+    return found is not None and found.paused_at is not None and found.status != RoundStatus.DONE
+
+
 def pause_round(*, session: Session, round_id: int) -> Round:
     """Serve nobody a pair of this round until it is resumed. Raises StateError for one that is paused or done."""
     require_researcher(session=session, to="pause or resume a round")
@@ -72,7 +82,7 @@ def resume_round(*, session: Session, round_id: int) -> Round:
     """Serve this round's pairs again. Raises StateError for one that is not paused."""
     require_researcher(session=session, to="pause or resume a round")
     found = session.get_one(Round, round_id)
-    if found.paused_at is None:
+    if not is_paused(found):
         raise StateError(f"Round {found.number} is not paused.")
     found.paused_at = None
     session.add(found)

@@ -266,6 +266,11 @@ def list_runs(*, session: Session, round_id: int | None = None) -> list[Run]:
     return list(session.exec(query if round_id is None else query.where(Run.round_id == round_id)))
 
 
+def runs_asked_by(*, session: Session, by: str, limit: int) -> list[Run]:
+    """The last runs that somebody asked for, newest first."""
+    return list(session.exec(select(Run).where(Run.requested_by == by).order_by(col(Run.id).desc()).limit(limit)))
+
+
 def last_run(*, session: Session, round_id: int, kind: RunKind) -> Run | None:
     """The round's latest run of a kind, if any."""
     return session.scalar(_LAST, {"round_id": round_id, "kind": kind})

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpo_core.alarms import Alarm, figured, recorded_alarms
+from dpo_core.automatic import Act, Plan
 from dpo_core.gate import change_words
 from dpo_core.loop import LoopState, RoundStory, Step
 from dpo_core.sweep import point_words
 from store.held_out import LITERATURE, Ceiling
 from store.models import Run, RunKind, RunStatus
+from store.rounds import is_paused
 from store.wording import counted
 from ui.selection_words import ways_words
 
@@ -52,6 +54,9 @@ NOT_ASKED = Words(
 )
 
 
+NOT_YOURS = "What is left to compare is on other people's screens, or you skipped it."
+
+
 def stage_of(state: LoopState) -> int:
     """Which of STAGES the open round is in; -1 for none."""
     if state.step == Step.MEND_RUN:
@@ -62,7 +67,8 @@ def stage_of(state: LoopState) -> int:
 def waiting_words(state: LoopState, *, done_for_today: bool = False) -> Words:
     """Why there is nothing to compare. Never says which checkpoint writes what."""
     number = state.round.number if state.round is not None else 0
-    if state.step in (Step.COMPARE, Step.WAIT_FOR_PAIRS) and paused(state):
+    asks = state.step in (Step.COMPARE, Step.WAIT_FOR_PAIRS) or bool(state.pairs.get("open"))
+    if asks and paused(state):
         return Words(
             f"Round {number} is paused",
             "Nobody is shown a pair until it is resumed. What was compared is kept, and this page goes on by itself.",
@@ -99,14 +105,19 @@ def waiting_words(state: LoopState, *, done_for_today: bool = False) -> Words:
             "See how far it is",
             LOOP_PAGE,
         ),
-        Step.DECIDE: Words(f"Round {number} is trained", "Next: decide which checkpoint goes on.", "Decide", LOOP_PAGE),
+        Step.DECIDE: Words(
+            f"Round {number} is trained",
+            f"{f'{NOT_YOURS} ' if state.pairs.get('open') else ''}Next: decide which checkpoint goes on.",
+            "Decide",
+            LOOP_PAGE,
+        ),
     }
     return simple.get(state.step) or _no_pair_left(state)
 
 
 def paused(state: LoopState) -> bool:
     """Whether nobody is shown a pair for the time being."""
-    return state.round is not None and state.round.paused_at is not None
+    return is_paused(state.round)
 
 
 def _what_is_there(state: LoopState) -> str:
@@ -121,7 +132,7 @@ def _no_pair_left(state: LoopState) -> Words:
     if state.pairs.get("open"):
         return Words(
             "No pair for you just now",
-            "The rest are on other people's screens, or you skipped them. One that is given back appears by itself.",
+            f"{NOT_YOURS} One that is given back appears by itself.",
         )
     missing = state.round.target - state.comparisons["done"] if state.round is not None else 0
     return Words(
@@ -152,7 +163,7 @@ def headline(state: LoopState) -> Words:
         Step.COMPARE: (
             f"Round {number}: {done} of {target} comparisons",
             f"{counted(pairs, 'pair')} written by {name}, {state.pairs.get('open', 0)} of them still to compare."
-            f"{_naming_words(state.naming_makers)}{' It is paused: nobody is shown a pair.' * paused(state)}",
+            f"{_naming_words(state.naming_makers)}",
         ),
         Step.TRAIN: (
             f"Round {number} is ready to train",
@@ -165,7 +176,8 @@ def headline(state: LoopState) -> Words:
         Step.DECIDE: (f"Round {number} is trained", _decide_words(state)),
         Step.MEND_RUN: (f"Round {number}: a run has stopped", "Nothing compared so far is lost."),
     }
-    return Words(*texts[state.step])
+    title, text = texts[state.step]
+    return Words(title, text + " It is paused: nobody is shown a pair, and automatic rounds wait." * paused(state))
 
 
 def _decide_words(state: LoopState) -> str:
@@ -173,7 +185,7 @@ def _decide_words(state: LoopState) -> str:
     if state.open_run is not None:
         return "Both checkpoints write answers to held-out prompts, to be compared blind: which is better?"
     judged, written = state.comparisons.get("duels", 0), state.pairs.get("duels", 0)
-    if judged < written:
+    if state.pairs.get("open_duels"):
         return (
             f"Is it better than its parent? {judged} of {counted(written, 'blind duel')} are judged, on the Label page."
         )
@@ -195,6 +207,14 @@ def _naming_words(pairs: int) -> str:
     return (
         f" In {counted(pairs, 'pair')} a completion names the model that wrote it: comparing those is not quite blind."
     )
+
+
+_LEADS = {Act.WAIT: "Waiting: ", Act.STOP: "Stopped: "}
+
+
+def plan_words(plan: Plan) -> str:
+    """What automatic rounds do next, wait for, or why they stopped."""
+    return f"{_LEADS.get(plan.act, 'Next: ')}{plan.why}"
 
 
 def late_words(state: LoopState, *, they_count: bool) -> str:

@@ -8,7 +8,8 @@ import store.chat_tables
 import store.decision_tables
 import store.models
 import store.queue_tables
-import store.ranking_tables  # noqa: F401 - all fill SQLModel.metadata
+import store.ranking_tables
+import store.refusals  # noqa: F401 - all fill SQLModel.metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

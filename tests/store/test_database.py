@@ -12,14 +12,15 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlmodel import SQLModel, col, select
+from sqlmodel import Session, SQLModel, col, select
 
 from store import access_tables, database  # noqa: F401  the first for its tables
 from store.annotators import get_or_add_annotator, list_annotators
-from store.database import backup_database, open_database, reading, writing
+from store.database import backup_database, checked_first, open_database, reading, writing
 from store.decisions import list_decisions
 from store.errors import DatabaseError, NewerWorkspaceError
 from store.models import Annotator, Comparison, Pair
+from store.rounds import list_rounds
 
 
 def count_annotators(path: Path) -> int:
@@ -380,3 +381,42 @@ TWO_DECISIONS = (
         for action, number, by in (("promote", "1", "Ada"), ("keep", "1", "Bo"), ("roll_back", "NULL", "Bo"))
     ),
 )
+
+
+def test_work_that_is_checked_first_is_done_whole_or_not_at_all(engine: sa.Engine) -> None:
+    seen = []
+
+    def check(session: Session) -> None:
+        seen.append([annotator.name for annotator in list_annotators(session=session)])
+        if seen[-1]:
+            raise DatabaseError("Somebody is there by now.")
+
+    checked = checked_first(engine, check)
+    with writing(checked) as session:
+        get_or_add_annotator(session=session, name="Ada")
+    with pytest.raises(DatabaseError, match="by now"), writing(checked) as session:
+        get_or_add_annotator(session=session, name="Ben")
+    with reading(checked) as session:
+        assert [annotator.name for annotator in list_annotators(session=session)] == ["Ada"]
+    assert seen == [[], ["Ada"]], "before each writing, and only then"
+
+
+def test_rounds_that_were_done_while_they_were_paused_are_so_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "pairloop.db"
+    old = database._engine(f"sqlite:///{path}")
+    with old.begin() as connection:
+        config = database._alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0010")
+        connection.exec_driver_sql(
+            "INSERT INTO checkpoint (id, name, path, kind, settings, metrics, code_version, created_at) "
+            f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')"
+        )
+        for number, status in ((1, "done"), (2, "deciding")):
+            connection.exec_driver_sql(
+                "INSERT INTO round (id, number, checkpoint_id, status, target, duels, paused_at, created_at) "
+                f"VALUES ({number}, {number}, 1, '{status}', 4, 0, '{WHEN}', '{WHEN}')"
+            )
+    old.dispose()
+    with reading(open_database(f"sqlite:///{path}")) as session:
+        assert [entry.paused_at is None for entry in list_rounds(session=session)] == [True, False]

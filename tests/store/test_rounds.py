@@ -10,7 +10,15 @@ from store.database import reading, writing
 from store.decisions import decide_round, serving_checkpoint
 from store.errors import StateError, UnknownRecordError
 from store.models import Decision, Round, RoundStatus
-from store.rounds import add_round, get_round, latest_round, list_rounds, set_round_status
+from store.rounds import (
+    add_round,
+    get_round,
+    is_paused,
+    latest_round,
+    list_rounds,
+    pause_round,
+    set_round_status,
+)
 
 
 def open_round(engine: sa.Engine) -> Round:
@@ -86,3 +94,14 @@ def test_a_target_is_at_least_one(engine: sa.Engine) -> None:
     with pytest.raises(sa.exc.IntegrityError), writing(engine) as session:
         base = add_checkpoint(session=session, name="base", path="x")
         add_round(session=session, checkpoint_id=base.id, target=0)
+
+
+def test_a_round_that_is_done_is_paused_no_more(engine: sa.Engine) -> None:
+    opened = open_round(engine)
+    train(engine, opened)
+    with writing(engine) as session:
+        assert is_paused(pause_round(session=session, round_id=opened.id))
+    decided = decide(engine, opened, Decision.KEEP)
+    assert (decided.paused_at, is_paused(decided)) == (None, False)
+    decided.paused_at = decided.decided_at  # as older versions left it
+    assert not is_paused(decided)

@@ -413,7 +413,7 @@ def test_a_round_on_imports_is_trained_again_after_its_training_was_given_up(
     cancel(workspace, run_id=1, by="test")
     app = open_app("loop")
     button(app, "Give this training up").click().run()
-    assert (primary(app), labels(app)[-1]) == (["Train"], "Train")  # and nothing to compare or to write
+    assert (primary(app), labels(app)[-2:]) == (["Train"], ["Train", "Pause"])  # and nothing to compare or to write
     assert "20 imported comparisons are there." in words(app)
     assert "<td>20 imported</td>" in words(app)
     assert "It asks for nothing: 20 imported comparisons" in words(open_app())

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dpo_core.automatic import Act, Plan, read_plan
 from dpo_core.backup import back_up, wanted_checkpoints
 from dpo_core.base_model import BaseReport, check_base
 from dpo_core.config import ModelSettings, Settings, TrainingSettings
@@ -18,6 +19,7 @@ from dpo_core.workspace import create_workspace, open_workspace
 from store.database import reading
 from store.models import Round
 from store.reading_files import read_rows
+from store.rounds import is_paused
 from store.runs import list_runs
 from store.wording import counted
 from store.workers import live_workers
@@ -25,6 +27,7 @@ from ui.commands.data import import_all, print_reports
 from ui.commands.options import HERE, JsonOption, WorkspaceOption
 from ui.commands.printing import print_facts, print_json, print_table, say
 from ui.commands.runs import run_row
+from ui.story import plan_words
 
 # What the loop waits for, and the command that does it.
 NEXT: dict[Step, tuple[str, str]] = {
@@ -116,28 +119,40 @@ def status(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
         workers = live_workers(session=session)
         runs = list_runs(session=session)[:5]
         link = misled(session, opened)
-    text, command = next_step(state, somebody_works=bool(workers))
+    plan = read_plan(opened) if opened.settings.automatic.on else None
+    text, command = next_step(state, somebody_works=bool(workers), plan=plan)
     if as_json:
         facts = {"workspace": opened.folder, "state": state, "next": {"text": text, "command": command}}
-        print_json(facts | {"workers": workers, "runs": runs, "link_trouble": link or None})
+        facts |= {"automatic": {"on": plan is not None, "plan": plan}, "workers": workers, "runs": runs}
+        print_json(facts | {"link_trouble": link or None})
         return
-    print_facts({"Workspace": opened.folder} | _standing(state) | {"Workers": _workers(workers)})
+    automatic = {"Automatic rounds": f"on. {plan_words(plan)}"} if plan is not None else {}
+    print_facts({"Workspace": opened.folder} | _standing(state) | automatic | {"Workers": _workers(workers)})
     if runs:
         print_table(("run", "kind", "status", "how far", "asked by", "since"), [run_row(run) for run in runs])
     if link:
         say(f"\n{link}")
-    say(f"\nNext: {text}\n      {command}")
+    say(f"\nNext: {text}" + (f"\n      {command}" if command else ""))
 
 
-def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
-    """What the loop waits for, in a sentence, and the command that does it."""
+def next_step(state: LoopState, *, somebody_works: bool, plan: Plan | None = None) -> tuple[str, str]:
+    """What the loop waits for, in a sentence, and the command that does it; none where it goes on by itself.
+
+    `plan`: what automatic rounds do next, where they are on.
+    """
     text, command = NEXT[state.step]
-    if state.step in (Step.WAIT_FOR_PAIRS, Step.WAIT_FOR_TRAINING) and not somebody_works:
+    if plan is not None and plan.act not in (Act.WAIT, Act.STOP):
+        return f"Nothing: automatic rounds go on. {plan.why}", "" if somebody_works else "pairloop up"
+    if is_paused(state.round) and state.open_run is None:
+        text, command = "Round {round} is paused: nobody is shown a pair.", "pairloop queue --resume"
+    elif state.step in (Step.WAIT_FOR_PAIRS, Step.WAIT_FOR_TRAINING) and not somebody_works:
         text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
     elif state.step == Step.DECIDE and state.open_run is not None:
         text, command = "Duels of the new checkpoint are being written.", "pairloop runs {run} --follow"
         if not somebody_works:
             text, command = "Run {run} ({kind}) waits for a worker, and there is none.", "pairloop up"
+    elif state.step == Step.DECIDE and not (state.pairs.get("open_duels") or state.prompts["held_out"]):
+        text = "Decide about the new checkpoint. No prompt is held out, so no duels tell whether it is better."
     elif state.step == Step.COMPARE and not state.pairs["open"]:
         text, command = _more_pairs(state)
     elif state.step == Step.START_ROUND and state.imported:
@@ -149,6 +164,7 @@ def next_step(state: LoopState, *, somebody_works: bool) -> tuple[str, str]:
         "error": (state.run.error or f"it was {state.run.status}.") if state.run else "",
         "done": state.comparisons.get("done", 0),
         "target": state.round.target if state.round else 0,
+        "round": state.round.number if state.round else 0,
         "open": counted(state.pairs.get("open", 0), "pair"),
     }
     return text.format(**facts), command.format(**facts)
@@ -170,7 +186,7 @@ def _standing(state: LoopState) -> dict[str, Any]:
         "Prompts": f"{state.prompts['train']} to train on, {state.prompts['held_out']} held out",
     }
     if state.round is not None:
-        paused = ", paused" if state.round.paused_at else ""
+        paused = ", paused" if is_paused(state.round) else ""
         facts["Round"] = f"{state.round.number} ({state.round.status}{paused})"
     if state.round is not None and state.comparisons:
         facts |= _asked(state, state.round)

@@ -9,10 +9,9 @@ from typing import Any
 import streamlit as st
 
 from dpo_core.alarms import recorded_alarms
-from dpo_core.automatic import duels_to_write, plan_next
+from dpo_core.automatic import Plan, StepTaken, as_told, plan_next, steps_taken
 from dpo_core.config import Settings
 from dpo_core.deciding import decide, go_on, pick_candidate
-from dpo_core.duels import more_duels
 from dpo_core.errors import MemoryRefusedError
 from dpo_core.filters import late_ones_count, missing_to_train
 from dpo_core.gate import Gate, gate_to_pass
@@ -30,13 +29,13 @@ from dpo_core.loop import (
     start_training,
 )
 from dpo_core.memory_plan import MemoryPlan
-from dpo_core.queueing import pause, resume
 from dpo_core.run_plan import change_words
 from dpo_core.serving import misled
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import serving_checkpoint
 from store.models import Checkpoint, Decision, Run, RunStatus, Worker
+from store.refusals import last_refusal
 from store.wording import counted
 from store.workers import live_workers
 from ui import components as show
@@ -44,6 +43,7 @@ from ui import story
 from ui.automatic_control import automatic_control
 from ui.gate_panel import draw_gate
 from ui.judgement import judgement
+from ui.loop_buttons import button, can_compare, compare_button, find_out, go, pause_button
 from ui.model_text import message_markdown
 from ui.plan import plan_facts, plan_line
 from ui.rounds_table import history
@@ -55,10 +55,11 @@ PLAN_SECONDS = 20  # how long a plan is shown before it is drawn anew: with many
 
 @dataclass(frozen=True)
 class Seen:
-    """All that this page shows, as it was at one moment. `gate`: of the checkpoint to decide about, if there is one.
+    """All that this page shows, as it was at one moment.
 
-    `serving`: who serves, and goes on where the new checkpoint is kept back; `link_trouble`: what is wrong with the
-    link that leads to it.
+    `gate`: of the checkpoint to decide about, if there is one. `serving`: who serves, and goes on where the new
+    checkpoint is kept back; `link_trouble`: what is wrong with the link that leads to it. `plan` and `steps`: what
+    automatic rounds do next, were they on, and what they did.
     """
 
     state: LoopState
@@ -68,6 +69,8 @@ class Seen:
     serving: Checkpoint
     link_trouble: str
     settings: Settings
+    plan: Plan
+    steps: list[StepTaken]
 
 
 def main() -> None:
@@ -77,13 +80,13 @@ def main() -> None:
     show_messages()
     drawn = read(workspace)
     with st.container(border=True, key="now"):
-        follow(drawn)
+        follow(workspace, drawn)
         if can_train(drawn.state):
             plan_of_training(workspace, drawn.state)
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
             actions(workspace, drawn)
-    automatic_control(workspace, plan_next(drawn.state, drawn.gate, workspace.settings.automatic))
+    automatic_control(workspace, drawn.plan, drawn.steps)
     if drawn.link_trouble:
         st.warning(message_markdown(drawn.link_trouble), icon=":material/link_off:")
     history(workspace, drawn.stories)
@@ -92,18 +95,22 @@ def main() -> None:
 def read(workspace: Workspace) -> Seen:
     """What there is to show by now."""
     with reading(workspace.engine) as session:
+        state, gate = read_loop(session=session), gate_to_pass(session, workspace)
+        plan = plan_next(state, gate, workspace.settings.automatic, missing=missing_now(workspace, state))
         return Seen(
-            state=read_loop(session=session),
+            state=state,
             workers=live_workers(session=session),
             stories=round_stories(session=session),
-            gate=gate_to_pass(session, workspace),
+            gate=gate,
             serving=serving_checkpoint(session=session),
             link_trouble=misled(session, workspace),
             settings=workspace.settings,
+            plan=as_told(plan, state, last_refusal(session=session)),
+            steps=steps_taken(session=session),
         )
 
 
-def follow(drawn: Seen) -> None:
+def follow(workspace: Workspace, drawn: Seen) -> None:
     """The open round as it is by now. Draws the whole page anew where what can be done has changed."""
     fresh = [drawn]  # for the first time; after that it is read again
 
@@ -115,32 +122,25 @@ def follow(drawn: Seen) -> None:
                 st.rerun()
             now(workspace, seen)
 
-    st.fragment(live, run_every=refresh_seconds(drawn.state))()
+    st.fragment(live, run_every=refresh_seconds(drawn.state, automatic=workspace.settings.automatic.on))()
 
 
 def what_can_be_done(seen: Seen) -> tuple[object, ...]:
-    """All that the buttons and the table of rounds depend on."""
+    """All that the buttons, the table of rounds and what is said of automatic rounds depend on."""
     state, gate = seen.state, seen.gate
     number = state.round.number if state.round else 0
     stands = number, state.step, story.paused(state), state.open_run is None
     about = (gate.checkpoint, gate.suggestion) if gate is not None else None
-    return (
-        *stands,
-        state.comparisons,
-        state.pairs,
-        state.imported,
-        about,
-        seen.serving.name,
-        seen.link_trouble,
-        seen.settings,
-    )
+    counts = state.comparisons, state.pairs, state.imported
+    automatic = seen.plan, seen.steps
+    return *stands, *counts, about, seen.serving.name, seen.link_trouble, seen.settings, *automatic
 
 
-def refresh_seconds(state: LoopState) -> float | None:
+def refresh_seconds(state: LoopState, *, automatic: bool) -> float | None:
     """How often to look again: never, where only the person on this page can change anything."""
     if state.open_run is not None:
         return 2
-    return 5 if state.step in (Step.COMPARE, Step.DECIDE) else None
+    return 5 if automatic or state.step in (Step.COMPARE, Step.DECIDE) else None
 
 
 def now(workspace: Workspace, seen: Seen) -> None:
@@ -155,6 +155,8 @@ def now(workspace: Workspace, seen: Seen) -> None:
     details(workspace, seen)
     after_the_cut(workspace, state)
     show.worker_warning(seen.workers, state.run)
+    if workspace.settings.automatic.on and state.open_run is None and not seen.workers:
+        show.no_worker("so automatic rounds do nothing")
 
 
 def can_train(state: LoopState) -> bool:
@@ -221,6 +223,13 @@ _missing: Callable[[str, int, int, Workspace], str] = st.cache_data(
 )
 
 
+def missing_now(workspace: Workspace, state: LoopState) -> str:
+    """Why a round that is ready to be trained cannot be; empty where it can, and while none is ready."""
+    if state.step != Step.TRAIN or state.imported or state.round is None:
+        return ""
+    return _missing(str(workspace.folder), state.round.number, state.comparisons["done"], workspace)
+
+
 def plan_of_training(workspace: Workspace, state: LoopState) -> None:
     """What training would need, in a line; its parts for whoever wants them."""
     number = state.round.number if state.round else 0
@@ -265,6 +274,7 @@ def actions(workspace: Workspace, seen: Seen) -> None:
     state = seen.state
     if seen.gate is not None:
         decide_actions(workspace, seen, seen.gate)
+        pause_button(workspace, state)
         return
     drawn = {
         Step.IMPORT_PROMPTS: import_actions,
@@ -277,20 +287,7 @@ def actions(workspace: Workspace, seen: Seen) -> None:
     }
     if state.step in drawn:  # or somebody decided while this page was read: it is drawn anew within seconds
         drawn[state.step](workspace, state)
-
-
-def button(
-    label: str, function: Any, *args: Any, primary: bool = False, said: str = "", key: str | None = None, **kwargs: Any
-) -> None:
-    """A button that calls one loop function."""
-    kind = "primary" if primary else "secondary"
-    st.button(label, key=key, type=kind, on_click=act, args=(function, *args), kwargs={"said": said, **kwargs})
-
-
-def go(label: str, page: str, *, primary: bool = False) -> None:
-    """A button that leads to another page."""
-    if st.button(label, type="primary" if primary else "secondary"):
-        st.switch_page(page)
+    pause_button(workspace, state)
 
 
 def import_actions(_workspace: Workspace, _state: LoopState) -> None:
@@ -310,22 +307,19 @@ def waiting_actions(workspace: Workspace, state: LoopState) -> None:
     """A run is going: it can be watched; comparing can go on meanwhile, and is not pressed on people in vain."""
     writing = state.step == Step.WAIT_FOR_PAIRS  # the Label page waits for the first pair by itself
     counts = writing or late_ones_count(workspace)
-    if writing or state.pairs.get("open"):
-        go("Compare", story.LABEL_PAGE, primary=counts)
+    if writing or can_compare(state):
+        compare_button(workspace, state, primary=counts)
     go("Watch the run", story.RUNS_PAGE, primary=not counts)
 
 
 def compare_actions(workspace: Workspace, state: LoopState) -> None:
-    """Compare, or have nobody compare for a while; train early or ask for more pairs."""
-    if story.paused(state):
-        button("Resume", resume, workspace, primary=True)
-    elif state.pairs["open"]:
-        go("Compare", story.LABEL_PAGE, primary=True)
-        button("Pause", pause, workspace, said="Nobody is shown a pair until you resume the round.")
+    """Compare; train early or ask for more pairs."""
+    if can_compare(state):
+        compare_button(workspace, state, primary=True)
     if state.stuck_run is not None:
-        retry_button(workspace, state.stuck_run, primary=not state.pairs["open"])
+        retry_button(workspace, state.stuck_run, primary=not can_compare(state))
     elif state.open_run is None:
-        more_pairs(workspace, primary=not state.pairs["open"])
+        more_pairs(workspace, primary=not can_compare(state))
     if state.comparisons["done"]:
         done = state.comparisons["done"]
         missing = _missing(str(workspace.folder), state.round.number if state.round else 0, done, workspace)
@@ -341,13 +335,12 @@ def more_pairs(workspace: Workspace, *, primary: bool = False) -> None:
 
 def train_actions(workspace: Workspace, state: LoopState) -> None:
     """Train; or compare on while pairs are left. A round on imports has only its training."""
-    train_button("Train", workspace, state, primary=True)
-    if story.paused(state):
-        button("Resume", resume, workspace)
-    elif state.pairs["open"]:
-        go("Compare on", story.LABEL_PAGE)
+    missing = missing_now(workspace, state)
+    train_button("Train", workspace, state, primary=not missing, missing=missing)
+    if can_compare(state):
+        compare_button(workspace, state, "Compare on", primary=bool(missing))
     elif not state.imported:
-        more_pairs(workspace)
+        more_pairs(workspace, primary=bool(missing))
 
 
 def decide_actions(workspace: Workspace, seen: Seen, gate: Gate) -> None:
@@ -364,6 +357,8 @@ def decide_actions(workspace: Workspace, seen: Seen, gate: Gate) -> None:
         Decision.PROMOTE: f"Promote {gate.checkpoint} {following}",
         Decision.KEEP: f"Keep {seen.serving.name} {following}",
     }
+    if gate.suggestion is not None and story.paused(seen.state):
+        compare_button(workspace, seen.state)
     offered = [Decision.PROMOTE, Decision.KEEP] if gate.is_open else [Decision.KEEP]
     for decision in sorted(offered, key=lambda entry: entry != gate.suggestion):
         decision_button(labels[decision], go_on, workspace, gate, decision, primary=decision == gate.suggestion)
@@ -377,20 +372,6 @@ def decision_button(
     """A button that decides about the checkpoint shown, and no other: its name is in the call and in the widget's."""
     key = f"{label}: {gate.checkpoint}"
     button(label, function, workspace, decision=decision, about=gate.checkpoint, by=my_name(), key=key, **given)
-
-
-def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
-    """The gate waits for more to be known: what there is to do about it."""
-    there_are_some = bool(state.pairs.get("open"))
-    if there_are_some:
-        go("Compare", story.LABEL_PAGE, primary=True)
-    if state.open_run is not None:
-        go("Watch the run", story.RUNS_PAGE, primary=not there_are_some)
-    elif state.run is not None and state.run.status != RunStatus.DONE:
-        button("Write the duels again", retry, workspace, run_id=state.run.id, primary=not there_are_some)
-    elif not gate.open_duels:
-        more = duels_to_write(gate)
-        button(f"Write {more} more duels", more_duels, workspace, pairs=more, by=my_name(), primary=True)
 
 
 def more_decisions(workspace: Workspace, gate: Gate, label: str) -> None:
@@ -438,6 +419,8 @@ def mend_actions(workspace: Workspace, state: LoopState) -> None:
     if story.stage_of(state) == 2:
         label = "Give this training up" if state.imported else "Back to comparing"
         button(label, return_to_comparing, workspace, by=my_name())
+    if story.paused(state):
+        compare_button(workspace, state)
     go("See the run", story.RUNS_PAGE)
 
 
