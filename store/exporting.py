@@ -58,6 +58,15 @@ SOMETIMES = {
     "confidence": ("float64", "the chance that `chosen` is the better one, from how reliable its annotators are"),
     "ranking": ("string", "where they were ranked among several: names these, the same in all rows that came of it"),
     "ranked_together": ("int64", "how many were ranked together"),
+    "selected_by": (
+        "string",
+        "how the two were selected from several completions: `near`, `far`, `diverse`, `random`, or left to chance "
+        "(`slice`, `held_out`)",
+    ),
+    "reward_margin": (
+        "float64",
+        "the implicit reward of `chosen` less that of `rejected` under the checkpoint that wrote them, when selected",
+    ),
 }
 COLUMNS = FIELDS | SOMETIMES
 

@@ -25,7 +25,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from store.annotators import get_annotator
 from store.database import chunks
@@ -126,6 +126,8 @@ class Preference:
     confidence: float | None = None  # the chance that `chosen` is the better one; None where nobody asked
     ranking: str | None = None  # names the texts that were ranked together, where a vote came of a ranking
     ranked_together: int | None = None  # how many these were
+    selected_by: str | None = None  # how the two were selected from several, where they were
+    reward_margin: float | None = None  # the implicit reward of `chosen` less that of `rejected` at that moment
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class _PairContent:
     held_out: bool
     purpose: str
     round: int | None
+    selected_by: str | None
+    selected_margin: float | None
     a: _Text
     b: _Text
 
@@ -287,9 +291,12 @@ def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _Pair
     a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
     by_a, by_b = Checkpoint.__table__.alias(), Checkpoint.__table__.alias()  # type: ignore[attr-defined]
     query = (
-        select(Pair.id, Pair.prompt_id, Pair.purpose, Round.number, *_text_columns(a, by_a), *_text_columns(b, by_b))  # type: ignore[call-overload]
-        .join(a, a.c.id == Pair.completion_a_id)
-        .join(b, b.c.id == Pair.completion_b_id)
+        sa.select(
+            *(col(Pair.id), col(Pair.prompt_id), col(Pair.purpose), col(Round.number)),
+            *(col(Pair.selected_by), col(Pair.selected_margin), *_text_columns(a, by_a), *_text_columns(b, by_b)),
+        )
+        .join(a, a.c.id == col(Pair.completion_a_id))
+        .join(b, b.c.id == col(Pair.completion_b_id))
         .outerjoin(by_a, by_a.c.id == a.c.checkpoint_id)
         .outerjoin(by_b, by_b.c.id == b.c.checkpoint_id)
         .outerjoin(Round, col(Round.id) == Pair.round_id)
@@ -298,8 +305,9 @@ def _pair_contents(session: Session, pair_ids: Sequence[int]) -> dict[int, _Pair
     for chunk in chunks(pair_ids):
         rows = session.execute(query.where(col(Pair.id).in_(chunk))).all()
         prompts = _prompts(session, sorted({row[1] for row in rows}))
-        for pair_id, prompt_id, purpose, number, *texts in rows:
-            contents[pair_id] = _PairContent(*prompts[prompt_id], purpose, number, _Text(*texts[:3]), _Text(*texts[3:]))
+        for pair_id, prompt_id, purpose, number, how, margin, *texts in rows:
+            both = _Text(*texts[:3]), _Text(*texts[3:])
+            contents[pair_id] = _PairContent(*prompts[prompt_id], purpose, number, how, margin, *both)
     return contents
 
 
@@ -411,4 +419,17 @@ def _preference(poll: _Poll, chosen: str, rejected: str, agreement: float, *, ti
         tie=tie,
         ranking=slate,
         ranked_together=size,
+        **_selection(poll, chosen),
     )
+
+
+def _selection(poll: _Poll, chosen: str) -> dict[str, Any]:
+    """How the two were selected, and by which margin; of several pairs that were, in the first round."""
+    selected = [each for each in poll.contents if each.selected_by is not None]
+    if not selected:
+        return {}
+    first = min(selected, key=lambda each: (each.round or 0, str(each.selected_by), each.selected_margin or 0.0))
+    margin = first.selected_margin
+    if margin is not None and first.a.hash != chosen:
+        margin = -margin
+    return {"selected_by": first.selected_by, "reward_margin": None if margin is None else round(margin, 6)}

@@ -264,7 +264,8 @@ def _moment(text: str) -> datetime:
 COLUMNS = (
     *("comparison", "made_at", "annotator", "verdict", "strength", "reason", "tags", "criteria", "flags", "seconds"),
     *("left_side", "adjudicates", "superseded_at", "pair", "purpose", "round", "prompt", "completion_a"),
-    *("completion_b", "checkpoint_a", "checkpoint_b", "ranking"),
+    *("completion_b", "checkpoint_a", "checkpoint_b", "ranking", "selected_by"),
+    "reward_margin",  # of completion_a over completion_b
 )
 
 
@@ -292,7 +293,7 @@ def _rows(session: Session, search: Search) -> Any:
             *_columns(said.id, said.created_at, Annotator.name, said.verdict, said.strength, said.reason, said.tags),
             *_columns(said.criteria, said.flags, said.seconds, said.left_side, said.adjudicates, said.superseded_at),
             *_columns(Pair.id, Pair.purpose, Round.number, Prompt.messages, a.text, b.text, by_a.name, by_b.name),
-            col(said.ranking_id),
+            *_columns(said.ranking_id, Pair.selected_by, Pair.selected_margin),
         )
         .join(found, found.c.id == said.id)
         .join(Annotator, col(Annotator.id) == said.annotator_id)

@@ -30,7 +30,7 @@ from store.writing_files import folder_written_aside
 SPLITS = ("train", "test")
 TIES = "ties"
 # Columns only where they say something: older snapshots keep their hash.
-LATER = ("adjudicated", "confidence", "ranking", "ranked_together")
+LATER = ("adjudicated", "confidence", "ranking", "ranked_together", "selected_by", "reward_margin")
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 

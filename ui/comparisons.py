@@ -17,7 +17,7 @@ from store.annotators import list_annotators
 from store.database import reading
 from store.hashing import content_hash
 from store.lineage import Lineage, Said, SnapshotUse, snapshots_with, trace_comparison
-from store.models import Checkpoint, Comparison, Completion, Purpose, Verdict
+from store.models import Checkpoint, Comparison, Completion, Purpose, SelectedBy, Verdict
 from store.over_time import read_agreement, read_choices
 from store.ranking_tables import Outcome, Ranking
 from store.rounds import list_rounds
@@ -26,6 +26,7 @@ from store.wording import counted
 from ui import components as show
 from ui.charts import agreement_chart, choices_charts, pace_chart
 from ui.model_text import render_model_text
+from ui.selection_words import NAMES
 from ui.state import errors_in_words, research_workspace
 
 PAGE = 50
@@ -299,6 +300,8 @@ def where_from(lineage: Lineage, uses: list[SnapshotUse]) -> None:
         ("Prompt", f"{lineage.prompt.id}, from {lineage.prompt.source}" + held_out(lineage)),
         ("Stood left", left or "nothing: nobody saw it here"),
     ]
+    if pair.selected_by is not None:
+        rows.append(("Selected", selected_words(SelectedBy(pair.selected_by), pair.selected_margin)))
     if lineage.ranking is not None:
         rows[3] = ("Comes of", ranking_words(lineage.ranking))
     rows += [("In snapshot", use_words(use)) for use in uses]
@@ -307,6 +310,11 @@ def where_from(lineage: Lineage, uses: list[SnapshotUse]) -> None:
         ranked_together(lineage, lineage.ranking)
     if not uses:
         st.caption("No snapshot that was cut while this verdict stood holds the pair.")
+
+
+def selected_words(how: SelectedBy, margin: float | None) -> str:
+    """How a pair was selected, and the policy's rewards of it at that moment."""
+    return NAMES[how] + ("" if margin is None else f"; reward of a less that of b: {margin:+.3g}")
 
 
 def ranking_words(ranking: Ranking) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from sqlmodel import Session, select
 from store.annotators import retract_annotator
 from store.database import _alembic_config, _engine, open_database, reading, writing
 from store.errors import NotAllowedError
+from store.exporting import export_snapshot
 from store.intervals import difference_interval, share_of
-from store.models import Pair, Round, SelectedBy, now
+from store.models import Pair, Round, SelectedBy, Snapshot, now
 from store.roles import on_behalf_of
+from store.searching import Search, Sort, write_csv
 from store.selected import FEWEST, Gains, read_gains
+from store.snapshots import cut_snapshot, read_snapshot
 from tests.store import teams
 from tests.store.test_database import FIRST_ROWS
 
@@ -130,6 +135,46 @@ def test_where_nothing_was_selected_there_is_nothing_to_say(engine: sa.Engine, m
     make_round(engine, pairs=2)
     found = gains(engine)
     assert (found.pairs, found.rounds, found.all.is_told) == ({}, [], False)
+
+
+@pytest.fixture
+def chosen(engine: sa.Engine, tmp_path: Path) -> Snapshot:
+    """Of three pairs a is chosen, then b, then a; the first two were selected."""
+    with writing(engine) as session:
+        number = add_round(session, 1)
+        select_as(session, number, "near", 0.25, {"Ada": "a"})
+        select_as(session, number, "far", 0.5, {"Ada": "b"})
+        teams.ask(session, {"Ada": "a"})
+        return cut_snapshot(session=session, folder=tmp_path)
+
+
+def test_a_snapshot_has_how_its_pairs_were_selected(engine: sa.Engine, chosen: Snapshot, tmp_path: Path) -> None:
+    """The margin is that of the chosen text: against the policy it is negative."""
+    rows = read_snapshot(snapshot=chosen, folder=tmp_path, split="train")
+    assert len(rows) == 3
+    told = {(row["selected_by"], row["reward_margin"]) for row in rows if "selected_by" in row}
+    assert told == {("near", 0.25), ("far", -0.5)}
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_an_export_has_it_too(engine: sa.Engine, chosen: Snapshot, tmp_path: Path, file_format: str) -> None:
+    from datasets import load_dataset
+
+    target = tmp_path / "out"
+    with reading(engine) as session:
+        export_snapshot(session=session, snapshot=chosen, folder=tmp_path, target=target, file_format=file_format)
+    loaded = load_dataset(str(target), cache_dir=str(tmp_path / "cache"))["train"]
+    told = set(zip(loaded["selected_by"], loaded["reward_margin"], strict=True))
+    assert told == {("near", 0.25), ("far", -0.5), (None, None)}
+    assert "| `reward_margin` | float64 |" in (target / "README.md").read_text()
+
+
+def test_the_csv_of_comparisons_has_it_by_side(engine: sa.Engine, chosen: Snapshot) -> None:
+    stream = io.StringIO(newline="")
+    with reading(engine) as session:
+        write_csv(session=session, search=Search(sort=Sort.OLDEST), stream=stream)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue(), newline="")))
+    assert [(row["selected_by"], row["reward_margin"]) for row in rows] == [("near", "0.25"), ("far", "0.5"), ("", "")]
 
 
 def test_annotators_are_not_told(engine: sa.Engine, people: list[int]) -> None:

@@ -96,6 +96,13 @@ def test_the_loop_page_says_what_selecting_gained(selected: Workspace, open_app:
     assert "<td>30 and 30</td><td>100% and 50% (+" in page
 
 
+def test_the_data_page_says_how_a_pair_was_selected(selected: Workspace, open_app: OpenApp) -> None:
+    app = open_app("data")
+    for number, said in ((1, "near in reward; reward of a less that of b: +0.1"), (2, "left to chance; reward of a")):
+        app.query_params["comparison"] = str(number)
+        assert f"<td>Selected</td><td>{said}" in words(app.run())
+
+
 def test_where_nothing_is_selected_the_page_says_nothing_of_it(workspace: Workspace, open_app: OpenApp) -> None:
     seeding.open_round(workspace, seeding.plain_exchanges(2))
     page = words(open_app("loop"))
