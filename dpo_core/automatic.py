@@ -155,7 +155,7 @@ def _more_duels(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
 
 
 def undecidable_words(gate: Gate) -> str:
-    """Where every held-out prompt was judged and more duels would decide nothing: that, and what to do; else nothing."""
+    """Where all held-out prompts were judged and more duels would decide nothing: that, and what to do."""
     match = gate.matches[0]
     return too_few_words(match) if match.win_rate.judged >= match.held_out else ""
 

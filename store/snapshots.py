@@ -31,6 +31,7 @@ from store.writing_files import folder_written_aside
 SPLITS = ("train", "test")
 TIES = "ties"
 # Columns only where they say something: older snapshots keep their hash.
+<<<<<<< HEAD
 LATER = (
     "adjudicated",
     "confidence",
@@ -41,6 +42,9 @@ LATER = (
     "selected_by",
     "reward_margin",
 )
+=======
+LATER = ("adjudicated", "confidence", "ranking", "ranked_together", "selected_by", "reward_margin")
+>>>>>>> selection
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 

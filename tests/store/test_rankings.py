@@ -617,7 +617,8 @@ def test_found_comparisons_name_their_ranking(engine: sa.Engine, people: list[in
     with reading(engine) as session, (tmp_path / "x.csv").open("w", newline="") as stream:
         assert write_csv(session=session, search=Search(), stream=stream) == 6
     head, *lines = (tmp_path / "x.csv").read_text().splitlines()
-    assert head.endswith(",ranking") and all(line.endswith(f",{ranking.id}") for line in lines)
+    assert head.endswith(",ranking,selected_by,reward_margin")
+    assert all(line.endswith(f",{ranking.id},,") for line in lines)
 
 
 def test_quality_takes_rankings_for_comparisons_without_sides(engine: sa.Engine, people: list[int]) -> None:
