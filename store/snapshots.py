@@ -31,7 +31,6 @@ from store.writing_files import folder_written_aside
 SPLITS = ("train", "test")
 TIES = "ties"
 # Columns only where they say something: older snapshots keep their hash.
-<<<<<<< HEAD
 LATER = (
     "adjudicated",
     "confidence",
@@ -42,9 +41,6 @@ LATER = (
     "selected_by",
     "reward_margin",
 )
-=======
-LATER = ("adjudicated", "confidence", "ranking", "ranked_together", "selected_by", "reward_margin")
->>>>>>> selection
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
 

@@ -26,10 +26,7 @@ from store.wording import counted
 from ui import components as show
 from ui.charts import agreement_chart, choices_charts, pace_chart
 from ui.model_text import render_model_text
-<<<<<<< HEAD
 from ui.presets import asks_for_comparisons, preset_filters
-=======
->>>>>>> selection
 from ui.selection_words import NAMES
 from ui.state import errors_in_words, research_workspace
 
