@@ -21,7 +21,7 @@ from store.roles import require_researcher
 
 # What a verdict was for, in the order in which it is told.
 KINDS = {
-    "train": "to learn from",
+    "train": "on pairs to learn from",
     "held_out": "on held-out prompts, to judge by",
     "duel": "on blind duels",
     "measuring": "to measure annotators: gold pairs, practice, repeats",

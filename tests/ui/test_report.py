@@ -85,7 +85,7 @@ def test_it_needs_nothing_else_and_says_what_the_record_says(reported: Workspace
     assert read.asked == [] and "url(" not in html and "@import" not in html
     for said in (
         "our <model>",
-        "24: 4 to learn from, 20 on blind duels",
+        "24: 4 on pairs to learn from, 20 on blind duels",
         "round-1 serves: promoted by lea",
         "Yes: people prefer round-1, which serves now, to the base, where we began; judged blind, it won 90% of 20",
         "Model: somewhere/tiny",
@@ -98,7 +98,7 @@ def test_it_needs_nothing_else_and_says_what_the_record_says(reported: Workspace
 
 def test_one_round_alone(reported: Workspace) -> None:
     first, second = (told(reported, number) for number in (1, 2))
-    assert "won 90%" in first and "24: 4 to learn from, 20 on blind duels" in first
+    assert "won 90%" in first and "24: 4 on pairs to learn from, 20 on blind duels" in first
     assert "No blind duel was judged yet" in second and "Labels: 0" in second
     assert "What comes next" in second and "What comes next" not in first, "a round that is over asks for nothing"
     with pytest.raises(RunError, match="There is no round 3; there are 2"):
@@ -145,7 +145,7 @@ def test_figures_are_those_of_the_snapshots(workspace: Workspace) -> None:
     page = told(workspace)
     assert "round-1 | 3 of 3 | 3 | 3 pairs | 0 pairs | none |" in page
     assert "round-2 | 6 of 8 | 3 | 5 pairs | 1 pair | 1 skip, 1 tie |" in page
-    assert "Labels: 4: 3 to learn from, 1 on held-out prompts, to judge by; 1 skip beside" in page
+    assert "Labels: 4: 3 on pairs to learn from, 1 on held-out prompts, to judge by; 1 skip beside" in page
     assert "Imported: 3 comparisons from from elsewhere" in page
 
 
@@ -155,7 +155,7 @@ def test_who_was_retracted_is_told_and_so_is_what_they_did(workspace: Workspace)
     with writing(workspace.engine) as session:
         retract_annotator(session=session, name="Max")
     page = told(workspace)
-    assert "4: 4 to learn from" in page and "Max (retracted) | 4 |" in page
+    assert "4: 4 on pairs to learn from" in page and "Max (retracted) | 4 |" in page
     assert "It was trained on 4 comparisons by annotators who were retracted since." in page
     assert "round-1 | 4 of 4 | 4 pairs" in page, "what it was trained on is what it was"
 

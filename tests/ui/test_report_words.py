@@ -16,7 +16,7 @@ from dpo_core.workspace import Workspace
 from store.comparisons import Choice
 from store.database import writing
 from store.intervals import Estimate
-from store.models import Comparison, Decision, Pair, Round
+from store.models import Comparison, Decision, Pair, Round, Run
 from tests.browser import seeding
 from tests.ui.test_report import LEFT, go_round, told
 from tests.ui.test_selection import selected  # noqa: F401 - a fixture
@@ -111,7 +111,7 @@ def priced(workspace: Workspace, seconds: float) -> Facts:
 def test_what_it_cost(workspace: Workspace) -> None:
     go_round(workspace, 1, won=26, lost=0)
     costs = dict(cost_rows(priced(workspace, 60.0)))
-    assert costs["Labels"] == "30: 4 to learn from, 26 on blind duels"
+    assert costs["Labels"] == "30: 4 on pairs to learn from, 26 on blind duels"
     assert costs["Time at the screen"] == "30 min by 2 annotators"
     assert costs["Trainings"] == "1, 48 s in all with judging"
     assert costs["From and to"].endswith(", 5 days") and costs["Rounds"] == "1"
@@ -129,6 +129,14 @@ def test_time_that_was_measured_in_part_says_so(workspace: Workspace) -> None:
     assert dict(cost_rows(read_facts(workspace)))["Time at the screen"] == (
         "20 s by 1 annotator, measured on 3 of 4 answers"
     )
+
+
+def test_every_training_of_a_sweep_is_counted(workspace: Workspace) -> None:
+    go_round(workspace, 1, won=0, lost=0)
+    points = [{"train": {"seconds": seconds, "machine": {"device": "cpu"}}} for seconds in (30.0, 50.0)]
+    run = Run(kind="train", result=points[0] | {"sweep": points})
+    costs = dict(cost_rows(replace(read_facts(workspace), trainings=[run])))
+    assert costs["Trainings"] == "2, 80 s in all with judging, on cpu"
 
 
 def test_the_next_round_has_its_price(workspace: Workspace) -> None:
