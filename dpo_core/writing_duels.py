@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -21,6 +22,7 @@ from dpo_core.workspace import Workspace
 from dpo_core.writers import load_writer
 from store.checkpoints import get_checkpoint
 from store.database import reading, writing
+from store.decisions import serving_checkpoint
 from store.duels import add_duels
 from store.models import Checkpoint, Completion, Prompt, Round, RoundStatus, Run
 from store.pairs import add_completion
@@ -33,7 +35,7 @@ PHASE = "write duels"
 
 
 def write_duels(workspace: Workspace, run: Run, progress: RunProgress) -> None:
-    """Carry out a duel run. Raises RunError where no duel came of it, ModelError, RunCancelled, LostRunError."""
+    """Carry out a duel run. Raises RunError where no duel can be made, ModelError, RunCancelled, LostRunError."""
     started = time.monotonic()
     writers = _writers(run)
     total = sum(map(len, writers.values()))
@@ -103,26 +105,38 @@ def _finish(workspace: Workspace, run: Run, seconds: float) -> None:
     assert run.id is not None
     with writing(workspace.engine) as session:
         check_run_held(session=session, run_id=run.id, attempt=run.attempt)
-        new = _written(session, run, get_checkpoint(session=session, name=run.settings["checkpoint"]))
-        duels, asked = [], 0
-        for name, prompt_ids in run.settings["against"].items():
-            old = _written(session, run, get_checkpoint(session=session, name=name))
-            asked += len(prompt_ids)
-            duels += [(new[each], old[each]) for each in prompt_ids if each in new and each in old]
-        added = add_duels(session=session, round_id=_round_id(session, run), duels=duels, seed=run.id)
-        if not added:
-            raise RunError(_no_duels(asked))
-        result = {"duels": added, "skipped": asked - added, "seconds": seconds}
+        result = _queue(session, run) | {"seconds": seconds}
         finish_run(session=session, run_id=run.id, attempt=run.attempt, result=result)
     log.info("duels: %s", result)
 
 
-def _round_id(session: Session, run: Run) -> int:
-    """The round that is asked: the one open by now, where the run's own was decided before the duels were written."""
+def _queue(session: Session, run: Run) -> dict[str, Any]:
+    """Ask what was written; how many duels came of it, and of how many prompts none did. Raises RunError for none."""
+    checkpoint = get_checkpoint(session=session, name=run.settings["checkpoint"])
+    round_id = _round_id(session, run, checkpoint)
+    if round_id is None:
+        return {"duels": 0, "skipped": 0}
+    new = _written(session, run, checkpoint)
+    duels, asked = [], 0
+    for name, prompt_ids in run.settings["against"].items():
+        old = _written(session, run, get_checkpoint(session=session, name=name))
+        asked += len(prompt_ids)
+        duels += [(new[each], old[each]) for each in prompt_ids if each in new and each in old]
+    added = add_duels(session=session, round_id=round_id, duels=duels, seed=run.id or 0)
+    if not added:
+        raise RunError(_no_duels(asked))
+    return {"duels": added, "skipped": asked - added}
+
+
+def _round_id(session: Session, run: Run, checkpoint: Checkpoint) -> int | None:
+    """The round that is asked: the one open by now, where the run's own was decided before the duels were written.
+
+    None where nobody wants to know any more: the checkpoint was kept back, or another of its sweep was picked.
+    """
     latest = latest_round(session=session)
     asked = session.get_one(Round, run.round_id) if latest is None or latest.status == RoundStatus.DONE else latest
-    assert asked.id is not None
-    return asked.id
+    to_decide = asked.status == RoundStatus.DECIDING and asked.result_checkpoint_id == checkpoint.id
+    return asked.id if to_decide or serving_checkpoint(session=session).id == checkpoint.id else None
 
 
 def _no_duels(asked: int) -> str:

@@ -255,6 +255,7 @@ def accuracy_line(evaluation: dict[str, Any]) -> str:
     return f"{before} → {after} (n={evaluation['pairs']})"
 
 
+NO_DUELS = "none to be asked: by then, another checkpoint went on"
 SWEEP_HEAD = ("Checkpoint", "Settings", "Held-out accuracy", "Margin", "KL to its parent", "Tokens an answer", "Alarms")
 
 
@@ -308,7 +309,7 @@ def _duels(run: Run) -> dict[str, str]:
     return {
         "Checkpoint": str(run.settings["checkpoint"]),
         "Against": against,
-        "Duels written": f"{run.result.get('duels', 0):,}",
+        "Duels written": f"{run.result.get('duels', 0):,}" if run.result.get("duels") else NO_DUELS,
         "Prompts skipped": f"{run.result['skipped']} (no two different texts)" if run.result.get("skipped") else "none",
     }
 

@@ -190,7 +190,16 @@ def test_duels_that_were_written_too_late_for_their_round_are_asked_in_the_next(
     assert {pair.round_id for pair in the_duels(trained)} == {opened.id}
 
 
-def test_nothing_learns_of_duels(trained: Workspace) -> None:
+def test_duels_of_a_checkpoint_that_was_kept_back_meanwhile_are_asked_of_nobody(trained: Workspace) -> None:
+    run = open_run(trained)
+    opened = go_on(trained, decision=Decision.KEEP, by="Rae")
+    finished = carry_out_here(trained, run.id or 0)
+    assert (finished.status, finished.result["duels"], the_duels(trained)) == (RunStatus.DONE, 0, [])
+    with reading(trained.engine) as session:
+        assert session.get_one(Round, opened.id).duels == 0
+
+
+def test_nothing_is_trained_on_duels(trained: Workspace) -> None:
     run_next(trained)
     judge(trained, "w" * 12)
     go_on(trained, decision=Decision.PROMOTE, by="Rae", force=True)
