@@ -26,7 +26,7 @@ from store.decisions import serving_checkpoint
 from store.exchanges import ReadExchange, add_exchange, read_exchange
 from store.models import Round, RoundStatus
 from store.playground_pairs import keep_prompt
-from store.prompts import Message
+from store.prompts import Message, is_held_out_conversation
 from store.rounds import latest_round
 
 LARGEST_SEED = 2**31 - 1
@@ -84,6 +84,13 @@ def make_pair(workspace: Workspace, exchange_id: int) -> ReadExchange:
         if current is not None and current.id is not None:
             ask_kept(session, workspace.settings, current.id)
         return read_exchange(session=session, exchange_id=exchange_id)
+
+
+def will_be_held_out(workspace: Workspace, told: ReadExchange) -> bool:
+    """Whether a pair of this exchange is, or would be, on a held-out prompt."""
+    share = workspace.settings.round.held_out_share
+    with reading(workspace.engine) as session:
+        return is_held_out_conversation(session=session, messages=told.exchange.messages, share=share)
 
 
 def _comparing(session: Session) -> Round | None:

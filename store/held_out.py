@@ -43,6 +43,7 @@ from store.models import (
     Snapshot,
     Verdict,
 )
+from store.playground_pairs import is_hand_picked
 from store.roles import require_researcher
 from store.snapshots import get_snapshot
 
@@ -206,7 +207,10 @@ def _texts(prompt: int, first: str, second: str) -> Texts:
 
 
 def _said(session: Session, snapshot: Snapshot, which: Any) -> list[_Said]:
-    """What stood on pairs that may become preferences when the snapshot was cut, oldest first; skips left out."""
+    """What stood on pairs that may become preferences when the snapshot was cut, oldest first; skips left out.
+
+    Nor what was said of held-out pairs that were picked by hand: they judge nothing (preferences.py).
+    """
     a, b = Completion.__table__.alias(), Completion.__table__.alias()  # type: ignore[attr-defined]
     query = (
         sa.select(
@@ -226,6 +230,7 @@ def _said(session: Session, snapshot: Snapshot, which: Any) -> list[_Said]:
         .join(b, b.c.id == col(Pair.completion_b_id))
         .outerjoin(Round, col(Round.id) == col(Pair.round_id))
         .where(which, *_stood(snapshot), col(Comparison.verdict) != Verdict.SKIP, col(Pair.purpose).in_(TRAINED_ON))
+        .where(~is_hand_picked())
         .order_by(col(Comparison.id))
     )
     rows = session.execute(query)

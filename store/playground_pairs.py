@@ -6,6 +6,8 @@ not asked: who made it, and everybody whose own exchange was the same, word for 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
@@ -18,7 +20,7 @@ from store.hashing import content_hash
 from store.holds import release_hold, sees_blind
 from store.models import Annotator, Comparison, Completion, Pair, Prompt, Purpose, Round, RoundStatus, Verdict
 from store.pairs import NewCompletion, add_completion, recount_open_slots
-from store.prompts import Message, is_held_out
+from store.prompts import Message, is_held_out_conversation
 from store.roles import require_researcher
 
 SOURCE = "playground"
@@ -47,7 +49,7 @@ def keep_prompt(*, session: Session, exchange_id: int, held_out_share: float) ->
 def _get_or_add_prompt(session: Session, messages: list[Message], held_out_share: float) -> int:
     """The prompt's number; its row is locked, so that of two pairs made of it at once the second finds the first."""
     hashed = content_hash(messages)
-    held_out = is_held_out(hashed, share=held_out_share)
+    held_out = is_held_out_conversation(session=session, messages=messages, share=held_out_share)
     new = Prompt(content_hash=hashed, messages=messages, source=SOURCE, held_out=held_out)
     add_unless_there(session=session, row=new)
     prompt = session.exec(select(Prompt).where(Prompt.content_hash == hashed).with_for_update(key_share=True)).one()
@@ -75,6 +77,15 @@ def kept_exchanges(*, session: Session) -> list[Exchange]:
     """
     waiting = select(Exchange).where(col(Exchange.prompt_id).is_not(None), col(Exchange.pair_id).is_(None))
     return list(session.exec(waiting.order_by(col(Exchange.id)).with_for_update(skip_locked=True)))
+
+
+def is_hand_picked() -> Any:
+    """Whether a pair, or what it betters, was picked by hand to be asked about a held-out prompt: of `Pair`, `Prompt`.
+
+    Neither is it trained on, nor does it judge: what judges is not selected.
+    """
+    made = sa.select(col(Exchange.id)).where(col(Exchange.pair_id).in_((col(Pair.id), col(Pair.repeats))))
+    return col(Prompt.held_out) & made.correlate(Pair).exists()
 
 
 def move_open_pairs(*, session: Session, round_id: int) -> list[int]:

@@ -10,6 +10,8 @@ The rules, for the votes (verdicts other than skip) on two texts:
   is `min_agreement` or more. Ties on held-out prompts are dropped as ever: there is nothing to judge by them;
 - where somebody adjudicated, that verdict alone decides, the latest where there are several, whatever the others said
   and `min_agreement` asks for. Agreement is still that of all votes. A tie, both-bad or skip drops the two texts;
+- what was said of a pair of the Playground does not count where its prompt is held out: it was picked by hand, and
+  held-out accuracy is told from pairs that are left to chance;
 - a vote that came of a ranking is a vote like any other; the preference says which texts were ranked together;
 - with `confidence`, each preference has the chance that it is right, from how reliable its annotators are
   (reliability.py). Who is reliable is told from all that the filter's rounds hold: duels and gold pairs as well.
@@ -45,6 +47,7 @@ from store.models import (
     Round,
     Verdict,
 )
+from store.playground_pairs import is_hand_picked
 from store.prompts import Message
 from store.ranking_tables import Ranking, Slate
 from store.reliability import UNTELLING
@@ -55,6 +58,7 @@ REASONS = {
     "retracted": "by a retracted annotator",
     "excluded_annotator": "by an annotator left out on request",
     "not_trained_on": "duels, repeats and gold pairs, which are for measuring",
+    "hand_picked": "on held-out prompts, of pairs that were picked in the Playground",
     "skip": "skips",
     "identical": "between identical texts",
     "over_length": "over the length limit",
@@ -165,6 +169,7 @@ class _Said:
     adjudicates: bool
     moment: datetime
     gold: str | None
+    hand_picked: bool
     slate: str | None  # names the completions that were ranked together, where this came of a ranking
     slate_size: int | None
 
@@ -248,10 +253,12 @@ def _standing(session: Session, filter: SnapshotFilter) -> list[_Said]:
             col(Comparison.adjudicates),
             col(Comparison.created_at),
             col(Pair.gold_verdict),
+            is_hand_picked(),
             col(Slate.content_hash),
             col(Slate.size),
         )
         .join(Pair, col(Pair.id) == col(Comparison.pair_id))
+        .join(Prompt, col(Prompt.id) == col(Pair.prompt_id))
         .join(Annotator, col(Annotator.id) == col(Comparison.annotator_id))
         .outerjoin(Round, col(Round.id) == col(Pair.round_id))
         .outerjoin(Ranking, col(Ranking.id) == col(Comparison.ranking_id))
@@ -279,6 +286,8 @@ def _reason_to_drop(said: _Said, filter: SnapshotFilter) -> str | None:
         return "excluded_annotator"
     if said.purpose not in TRAINED_ON:
         return "not_trained_on"
+    if said.hand_picked:
+        return "hand_picked"
     return "skip" if said.verdict == Verdict.SKIP else None
 
 

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from store.database import chunks
 from store.errors import StoreError
-from store.hashing import fraction, text_hash
+from store.hashing import content_hash, fraction, text_hash
 from store.models import COUNTED, Pair, Prompt
 
 Message = dict[str, str]
@@ -34,6 +34,20 @@ def check_messages(messages: Sequence[object]) -> list[Message]:
 def is_held_out(hashed: str, *, share: float) -> bool:
     """Whether a prompt of this content hash is held out: the same answer on every machine and at every import."""
     return fraction(text_hash(f"held-out:{hashed}")) < share
+
+
+def is_held_out_conversation(*, session: Session, messages: Sequence[Message], share: float) -> bool:
+    """Whether a conversation is held out: as the prompt that it is already, else with any question that it begins with.
+
+    Otherwise what follows on a held-out question could be trained on, with that question in it.
+    """
+    begun = [messages[: place + 1] for place, message in enumerate(messages) if message["role"] == "user"]
+    hashes = [content_hash(list(each)) for each in begun]
+    query = select(Prompt.content_hash, Prompt.held_out).where(col(Prompt.content_hash).in_(hashes))
+    known = dict(session.exec(query).all())
+    if hashes[-1] in known:
+        return known[hashes[-1]]
+    return any(known.get(hashed, is_held_out(hashed, share=share)) for hashed in hashes)
 
 
 def count_prompts(*, session: Session) -> dict[str, int]:

@@ -30,7 +30,7 @@ from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
 TIES = "ties"
-# Columns only where they say something: older snapshots keep their hash.
+# Columns and reasons only where they say something: older snapshots keep their hash.
 LATER = (
     "adjudicated",
     "confidence",
@@ -40,6 +40,7 @@ LATER = (
     "ranked_together",
     "selected_by",
     "reward_margin",
+    "hand_picked",
 )
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the files; raised when what is in them changes
@@ -133,7 +134,7 @@ def _manifest(poll: Poll, filter: SnapshotFilter, splits: dict[str, list[str]]) 
         "filter": filter.described(),
         "comparisons": poll.comparisons,
         "used": poll.comparisons - sum(poll.dropped.values()),
-        "dropped": poll.dropped,
+        "dropped": {reason: count for reason, count in poll.dropped.items() if count or reason not in LATER},
         "pairs": {split: len(lines) for split, lines in splits.items()},
         "files": {f"{split}.jsonl": text_hash(_joined(lines)) for split, lines in splits.items()},
     }

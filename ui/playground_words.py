@@ -17,6 +17,11 @@ CARD_IN_USE = (
     "A training has the graphics card to itself just now, so no chat is started. What you ask is written when the "
     "training is over."
 )
+HELD_OUT = (
+    "Its prompt is held out, by its own hash or by that of a question which it begins with. So nothing is trained on "
+    "this pair, and as it is picked by hand it does not count in held-out accuracy either: what people say of it is "
+    "kept, and is on the Data page."
+)
 SHORT = 60  # characters of a message that stands for its exchange
 _ORDINALS = {"a": "first draw", "b": "second draw"}
 
@@ -80,10 +85,7 @@ def going_on(told: ReadExchange) -> dict[str, str]:
 
 def pair_words(told: ReadExchange) -> str:
     """What became of an exchange that was made a pair."""
-    held_out = (
-        " Its prompt is held out, as its hash has it: what is said about the pair judges checkpoints and is never "
-        "trained on."
-    ) * told.held_out
+    held_out = f" {HELD_OUT}" * told.held_out
     if told.pair is None:
         return f"It is kept. No round compares just now: the next one asks this pair before all others.{held_out}"
     return f"{_standing_words(told.pair)}{held_out}"

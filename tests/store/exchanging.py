@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange
 from store.checkpoints import add_checkpoint
 from store.database import reading, writing
 from store.exchanges import add_exchange, read_exchange
-from store.models import Checkpoint
+from store.models import Checkpoint, Pair
 from store.pairs import NewCompletion
 from store.workers import own_name
 from store.writing_exchanges import claim_exchange, finish_exchange
@@ -38,6 +38,17 @@ def checkpoint(session: Any, name: str) -> Checkpoint:
     """The checkpoint of this name, added if it is new."""
     found = session.exec(select(Checkpoint).where(Checkpoint.name == name)).first()
     return found or add_checkpoint(session=session, name=name, path=f"checkpoints/{name}")
+
+
+def pick_by_hand(session: Session, pair: Pair) -> None:
+    """Have been made this pair in the Playground, by Lea."""
+    lea = get_or_add_annotator(session=session, name="Lea").id
+    both = {
+        f"checkpoint_{side}_id": checkpoint(session, name).id for side, name in zip("ab", ("new", "old"), strict=True)
+    }
+    about = {"messages": [], "seed": 7, "status": "done", "prompt_id": pair.prompt_id, "pair_id": pair.id}
+    session.add(Exchange(asked_by_id=lea, kept_from=lea, **about, **both))
+    session.flush()
 
 
 def write(engine: sa.Engine, texts: tuple[str, str]) -> None:

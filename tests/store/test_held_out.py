@@ -26,6 +26,7 @@ from store.intervals import share_interval
 from store.models import Comparison, Pair, PairReward, Role, Round, Run, Snapshot, now
 from store.pairs import NewCompletion, add_completion, add_pair
 from tests.store.asking import add_prompt
+from tests.store.exchanging import pick_by_hand
 
 PEOPLE = ("Lea", "Max", "Kim")
 
@@ -225,6 +226,15 @@ def test_pairs_that_came_to_no_preference_count_for_the_ceiling(engine: sa.Engin
     split = Asked(voted("a", "b").said, before=None, after=None)
     ceiling = read(engine, told(engine, [voted("a", "a")] * 6 + [split] * 6)).ceiling
     assert (ceiling.value, ceiling.pairs) == (0.5, 12)
+
+
+def test_pairs_that_were_picked_by_hand_do_not_count_for_the_ceiling(engine: sa.Engine) -> None:
+    run = told(engine, [voted("a", "a")] * 10 + [Asked(voted("a", "b").said, before=None, after=None)])
+    assert read(engine, run).ceiling.pairs == 11
+    with writing(engine) as session:
+        pick_by_hand(session, session.get_one(Pair, 11))
+    ceiling = read(engine, run).ceiling
+    assert (ceiling.value, ceiling.pairs) == (1.0, 10)
 
 
 def test_below_ten_pairs_the_rounds_own_agreement_is_the_ceiling(engine: sa.Engine) -> None:

@@ -26,6 +26,7 @@ from store.snapshots import (
     verify_snapshot,
 )
 from tests.store.asking import add_imported_text, add_prompt
+from tests.store.exchanging import pick_by_hand
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,30 @@ def test_filters(worked, tmp_path, options, trained):
     assert set(rows(snapshot, tmp_path)) == trained
     manifest = snapshot.manifest
     assert manifest["comparisons"] == manifest["used"] + sum(manifest["dropped"].values())
-    assert set(manifest["dropped"]) == set(REASONS)
+    assert set(manifest["dropped"]) == set(REASONS) - {"hand_picked"}
+
+
+def test_what_was_picked_by_hand_is_trained_on_and_judges_nothing(engine, tmp_path):
+    """README, "What judges is not selected". "chance": the same two texts, asked by hand and by chance."""
+    asked = [(prompt, held_out) for prompt in ("by hand", "chance") for held_out in (False, True)]
+    with writing(engine) as session:
+        say(session, [Given(f"{prompt} {out}", "x", "y", {"Ann": "a"}, held_out=out) for prompt, out in asked])
+        by_hand = session.exec(select(Pair)).all()
+        for pair in by_hand:
+            pick_by_hand(session, pair)
+        say(session, [Given(f"chance {out}", "x", "y", {"Bob": "b", "Cy": "b"}, held_out=out) for out in (False, True)])
+        better = add_completion(
+            session=session, prompt_id=by_hand[1].prompt_id, new=NewCompletion("z"), checkpoint_id=1
+        )
+        texts = better, session.get(Completion, by_hand[1].completion_a_id)
+        given = {"prompt_id": better.prompt_id, "completions": texts, "round_id": 1, "purpose": "rewrite"}
+        rewrite = add_pair(session=session, **given)
+        rewrite.repeats = by_hand[1].id
+        session.add(Comparison(pair_id=rewrite.id, annotator_id=1, verdict="a"))
+    snapshot = cut(engine, tmp_path)
+    assert rows(snapshot, tmp_path) == {"by hand False": ("x", "y"), "chance False": ("y", "x")}
+    assert rows(snapshot, tmp_path, "test") == {"chance True": ("y", "x")}
+    assert (snapshot.manifest["dropped"]["hand_picked"], snapshot.manifest["used"]) == (3, 6)
 
 
 def test_rounds_are_chosen_by_number(engine, tmp_path):

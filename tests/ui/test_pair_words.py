@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.loop import start_round
-from dpo_core.playground import make_pair
+from dpo_core.playground import make_pair, will_be_held_out
 from dpo_core.workspace import Workspace
 from store.annotators import get_or_add_annotator
 from store.database import reading, writing
@@ -16,7 +16,7 @@ from store.models import Comparison, Pair, Round, RoundStatus
 from store.priorities import first_in_queue
 from tests.browser import seeding
 from tests.store import exchanging
-from ui.playground_words import pair_words
+from ui.playground_words import HELD_OUT, pair_words
 
 
 @pytest.fixture
@@ -70,3 +70,11 @@ def test_what_nobody_answered_goes_along_and_the_page_says_where_it_is(workspace
     assert pair_words(told(workspace, left)).startswith("Round 2 asks this pair before all others. Nobody")
     assert "1 answer came. That round is over, so it is asked no more" in pair_words(told(workspace, answered))
     assert "0 answers came and 1 skip. That round is over" in pair_words(told(workspace, skipped))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_what_becomes_of_a_pair_on_a_held_out_prompt_is_said_before_and_after(share: float, tmp_path: Path) -> None:
+    workspace = seeding.new_workspace(tmp_path / "held out", held_out_share=share)
+    number = exchanging.ask(workspace.engine, ("x", "y"))
+    assert will_be_held_out(workspace, told(workspace, number)) == bool(share)
+    assert (HELD_OUT in pair_words(make_pair(workspace, number))) == bool(share)

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, make_pair, new_seed
+from dpo_core.playground import LARGEST_SEED, LAW, ask, first_choice, go_on, make_pair, new_seed, will_be_held_out
 from dpo_core.workspace import Workspace
 from store.database import reading, writing
 from store.errors import NotAllowedError, UnknownRecordError
@@ -185,6 +185,8 @@ def what_to_do(workspace: Workspace, told: ReadExchange) -> None:
         st.success(words.pair_words(told), icon=":material/check:")
     elif told.why_no_pair:
         st.caption(told.why_no_pair)
+    elif will_be_held_out(workspace, told):
+        st.caption(words.HELD_OUT)
     with st.container(horizontal=True):
         if told.exchange.prompt_id is None and not told.why_no_pair:
             given = (make_pair, workspace, number)
