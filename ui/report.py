@@ -15,6 +15,7 @@ from typing import Any
 from dpo_core.alarms import recorded_alarms
 from dpo_core.duels import Match, all_matches
 from dpo_core.errors import RunError
+from dpo_core.gate import won_words
 from dpo_core.loop import RoundStory, round_stories
 from dpo_core.standings import read_standings
 from dpo_core.workspace import Workspace
@@ -132,11 +133,7 @@ def _summary(facts: Facts) -> str:
 
 def _won(match: Match) -> str:
     found = match.win_rate
-    low, high = found.interval
-    return (
-        f"won {percent(found.rate)} of {counted(found.won + found.lost, 'decided blind duel')} "
-        f"({percent(low)} to {percent(high)}), {counted(found.ties, 'tie')} and {found.both_bad} both bad beside"
-    )
+    return f"{won_words(found)}; {counted(found.ties, 'tie')} and {found.both_bad} both bad beside"
 
 
 def _duels(facts: Facts) -> str:

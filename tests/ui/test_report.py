@@ -60,7 +60,7 @@ def test_it_needs_nothing_else_and_says_what_the_record_says(reported: Workspace
         "our <model>",
         "2 rounds: 4 comparisons to learn from, 20 verdicts on blind duels.",
         "round-1 serves: promoted by lea",
-        "round-1 against base: won 90% of 20 decided blind duels",
+        "round-1 against base: won 90% of 20 decided duels",
         "People prefer round-1.",
         "67% (51% to 81%)",
         "No pair was judged by two people",
