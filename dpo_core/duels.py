@@ -39,11 +39,12 @@ class Match:
     counts: DuelCounts
     held_out: int  # prompts there are by now to hold duels on
     win_rate: WinRate
+    alpha: float  # that its verdict was told with
     at_equal_length: Estimate
 
     def as_record(self) -> dict[str, Any]:
         """For the record of a decision: plain figures."""
-        found = self.win_rate
+        found, equal = self.win_rate, self.at_equal_length
         return {
             "against": self.against,
             "won": found.won,
@@ -53,8 +54,10 @@ class Match:
             "prompts": found.prompts,
             "rate": found.rate,
             "interval": list(found.interval),
+            "alpha": self.alpha,
             "verdict": found.verdict.value,
-            "at_equal_length": self.at_equal_length.value,
+            "at_equal_length": equal.value,
+            "at_equal_length_interval": list(equal.interval) if equal.interval is not None else None,
         }
 
 
@@ -189,6 +192,7 @@ def read_match(session: Session, checkpoint: Checkpoint, against: Checkpoint, *,
         counts=count_duels(session=session, **both),
         held_out=held_out,
         win_rate=win_rate(said, alpha=alpha, prompts_there=held_out),
+        alpha=alpha,
         at_equal_length=length_controlled(said),
     )
 

@@ -18,7 +18,7 @@ from dpo_core.duels import Match, read_matches
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint, Decision, RoundStatus
 from store.rounds import latest_round
-from store.win_rate import LEAST_PROMPTS, DuelVerdict
+from store.win_rate import LEAST_PROMPTS, DuelVerdict, WinRate
 from store.wording import counted
 
 
@@ -37,11 +37,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Gate:
-    """What promotion asks of a checkpoint, and its matches, the one with its parent first."""
+    """What promotion asks of a checkpoint, its matches, the one with its parent first, and the settings that ask it."""
 
     checkpoint: str
     conditions: tuple[Condition, ...]
     matches: tuple[Match, ...]
+    asked: GateSettings
 
     @property
     def is_open(self) -> bool:
@@ -68,7 +69,8 @@ class Gate:
     def as_record(self) -> dict[str, Any]:
         """For the record of a decision."""
         conditions = [asdict(condition) for condition in self.conditions]
-        return {"conditions": conditions, "matches": [match.as_record() for match in self.matches]}
+        matches = [match.as_record() for match in self.matches]
+        return {"asked": self.asked.model_dump(), "conditions": conditions, "matches": matches}
 
 
 def gate_to_pass(session: Session, workspace: Workspace) -> Gate | None:
@@ -84,7 +86,7 @@ def read_gate(session: Session, workspace: Workspace, checkpoint: Checkpoint) ->
     asked = workspace.settings.gate
     matches = tuple(read_matches(session, checkpoint, alpha=workspace.settings.duels.alpha))
     shown = conditions(asked, matches, checkpoint.metrics, workspace.settings.evaluation.checks)
-    return Gate(checkpoint.name, tuple(shown), matches)
+    return Gate(checkpoint.name, tuple(shown), matches, asked)
 
 
 def conditions(
@@ -133,20 +135,27 @@ def too_few_words(match: Match) -> str:
 
 
 def match_words(match: Match) -> str:
-    """A match in a line: `won 62% of 24 duels decided (41% to 79%)`, and what is still to come."""
+    """A match in a line: `won 62% of 24 decided duels (41% to 79%); 2 ties beside`."""
     found = match.win_rate
     if not match.counts.written:
         return "no duel was written"
     if not found.prompts:
         return f"{counted(match.counts.written, 'duel')}, none of them decided yet"
-    low, high = found.interval
     apart = [counted(number, what) for number, what in ((found.ties, "tie"), (found.both_bad, "both bad")) if number]
     beside = f"; {' and '.join(apart)} beside" if apart else ""
-    decided = found.won + found.lost
-    return (
-        f"won {100 * (found.rate or 0):.0f}% of {counted(decided, 'decided duel')} "
-        f"({100 * low:.0f}% to {100 * high:.0f}%){beside}"
-    )
+    return f"{won_words(found)}{beside}"
+
+
+def won_words(found: WinRate) -> str:
+    """How often it won, where there are decided duels: of the duels, or on the prompts where some were judged again.
+
+    The rate is a mean over prompts: `won 62% on 24 prompts (30 decided duels), 41% to 79%`.
+    """
+    low, high = (f"{100 * end:.0f}%" for end in found.interval)
+    rate, duels = f"won {100 * (found.rate or 0):.0f}%", counted(found.won + found.lost, "decided duel")
+    if found.won + found.lost == found.prompts:
+        return f"{rate} of {duels} ({low} to {high})"
+    return f"{rate} on {counted(found.prompts, 'prompt')} ({duels}), {low} to {high}"
 
 
 def change_words(judged: dict[str, Any]) -> str:

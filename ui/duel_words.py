@@ -15,6 +15,7 @@ from ui.story import percent
 
 STRENGTHS = ("Checkpoint", "Points over the base", "95% interval", "Duels")
 POINTS_NOTE = "Points as in chess: 100 more means winning 64% of the duels."
+VAGUE = 0.9  # an interval this wide says nothing
 SIGNS = {True: "✓", False: "✗", None: "…"}
 
 
@@ -41,6 +42,8 @@ def _equal_length(match: Match) -> str:
     if found.value is None or found.interval is None:
         return ""
     low, high = found.interval
+    if high - low > VAGUE:
+        return " What it would be at equal length cannot be told yet."
     return f" At equal length: {percent(found.value)} ({percent(low)} to {percent(high)})."
 
 

@@ -126,6 +126,9 @@ def test_the_gate_waits_then_opens_and_the_record_keeps_why(trained: Workspace) 
         [again] = all_matches(session, alpha=0.05)
         points = read_standings(session)
     assert (record.by, record.forced, record.gate["matches"][0]["won"]) == ("Rae", False, 18)
+    kept = record.gate["matches"][0]
+    assert (kept["alpha"], record.gate["asked"]) == (0.05, trained.settings.gate.model_dump())
+    assert kept["at_equal_length_interval"] == pytest.approx(match.at_equal_length.interval)
     assert again.win_rate == match.win_rate
     assert (points["round-1"].value or 0) > 100
     current = trained.folder / "checkpoints" / "current"

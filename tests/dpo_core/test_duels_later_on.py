@@ -10,6 +10,7 @@ from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
 from dpo_core.duels import more_duels, queue_duels
+from dpo_core.gate import gate_to_pass
 from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint, base_checkpoint, get_checkpoint
 from store.database import reading, writing
@@ -70,6 +71,27 @@ def test_nobody_sees_a_new_text_twice(make_workspace: Make) -> None:
         shown = [(pair.prompt_id, session.get_one(Completion, pair.completion_a_id).text) for pair in duels]
         olds = {session.get_one(Completion, pair.completion_b_id).checkpoint_id for pair in duels}
     assert len(set(shown)) == len(shown) > 4 and olds == {1, 2}
+
+
+def test_duels_of_a_sweeps_checkpoint_are_asked_of_nobody_once_another_is_picked(make_workspace: Make) -> None:
+    workspace = second_round(make_workspace(prompts=40, duels={"against_parent": 4}))
+    asked(workspace)
+    with writing(workspace.engine) as session:
+        current, base = latest_round(session=session), base_checkpoint(session=session)
+        assert current is not None
+        picked = add_checkpoint(session=session, name="round-2-beta-1.0", path=base.path, parent_id=2)
+        current.result_checkpoint_id = picked.id
+    assert carry_out_here(workspace, 1).result["duels"] == 0
+    with reading(workspace.engine) as session:
+        assert session.exec(select(Pair).where(Pair.purpose == Purpose.DUEL)).all() == []
+
+
+def test_the_gate_asks_for_the_checks_that_the_settings_name(make_workspace: Make) -> None:
+    workspace = second_round(make_workspace(gate={"checks": "all"}, evaluation={"checks": ["true"]}))
+    with reading(workspace.engine) as session:
+        gate = gate_to_pass(session, workspace)
+    assert gate is not None and not gate.is_open
+    assert [condition.found for condition in gate.conditions] == ["not run on this checkpoint: true"]
 
 
 def test_more_duels_with_the_parent_may_have_every_prompt(make_workspace: Make) -> None:

@@ -12,7 +12,7 @@ from dpo_core.alarms import Alarm, alarms_canary
 from dpo_core.automatic import Act, duels_to_write, plan_next
 from dpo_core.config import AutomaticSettings, GateSettings
 from dpo_core.duels import Match
-from dpo_core.gate import Condition, Gate, conditions
+from dpo_core.gate import Condition, Gate, conditions, won_words
 from dpo_core.loop import LoopState, Step
 from store.duels import DuelCounts
 from store.models import Checkpoint
@@ -28,7 +28,7 @@ def match(*, left_open: int = 0, held_out: int = 60, **counts: int) -> Match:
     duels = [Duel(number, outcome) for number, outcome in enumerate(outcomes)]
     written = DuelCounts(written=len(duels) + left_open, open=left_open)
     told = win_rate(duels, prompts_there=held_out)
-    return Match("round-2", "round-1", written, held_out, told, length_controlled(duels))
+    return Match("round-2", "round-1", written, held_out, told, 0.05, length_controlled(duels))
 
 
 def found(
@@ -60,6 +60,14 @@ def test_not_worse_waits_until_people_could_have_found_it_worse(counts: dict[str
     assert (condition.name, condition.met) == ("Not shown to be worse than round-1 in blind duels", met)
 
 
+def test_where_prompts_were_judged_again_it_is_said_what_is_counted() -> None:
+    """One prompt at two of three, and one won: 5/6 on average, where 3 of 4 duels were won."""
+    said = ["won", "won", "lost", "won"]
+    again = win_rate([Duel(prompt, Outcome(each)) for prompt, each in zip("AAAB", said, strict=True)])
+    assert won_words(again).startswith("won 83% on 2 prompts (4 decided duels), ")
+    assert won_words(match(won=3, lost=1).win_rate).startswith("won 75% of 4 decided duels (")
+
+
 def test_too_few_prompts_are_said_with_what_to_do() -> None:
     few = match(won=14, held_out=14)
     assert few.win_rate.duels_more is None
@@ -75,7 +83,7 @@ def test_too_few_prompts_are_said_with_what_to_do() -> None:
 def test_no_more_duels_are_offered_than_there_are_prompts() -> None:
     for held_out, offered in ((14, 14), (60, 20)):
         few = match(won=8, lost=5, held_out=held_out)
-        assert duels_to_write(Gate("round-2", (), (few,))) == offered
+        assert duels_to_write(Gate("round-2", (), (few,), GateSettings())) == offered
 
 
 def planned(gate: Gate) -> tuple[Act, int, str]:
@@ -88,7 +96,7 @@ def planned(gate: Gate) -> tuple[Act, int, str]:
 def test_automatic_rounds_say_so_and_end_when_every_prompt_is_judged() -> None:
     def before(**counts: int) -> tuple[Act, int, str]:
         few = match(held_out=14, **counts)
-        return planned(Gate("round-2", (found({"win_rate": "better"}, matches=(few,)),), (few,)))
+        return planned(Gate("round-2", (found({"win_rate": "better"}, matches=(few,)),), (few,), GateSettings()))
 
     said = "14 held-out prompts cannot decide it at this rate: import more prompts"
     assert before(won=12) == (Act.WRITE_DUELS, 14, f"Undecided: {said}.")
@@ -141,7 +149,7 @@ def test_without_checks_none_are_asked() -> None:
 
 def test_no_duels_are_written_for_what_they_cannot_say() -> None:
     asked, won = GateSettings(**NOTHING | {"win_rate": "better", "checks": "all"}), match(won=20)
-    gate = Gate("round-2", tuple(conditions(asked, (won,), {}, ["a"])), (won,))
+    gate = Gate("round-2", tuple(conditions(asked, (won,), {}, ["a"])), (won,), asked)
     assert planned(gate) == (Act.STOP, 0, "Your own checks: not run on this checkpoint: a. A person has to look.")
 
 
