@@ -141,7 +141,7 @@ def _asked_pair(session: Session, found: Exchange) -> AskedPair | None:
 
 
 def require_own(session: Session, found: Exchange) -> None:
-    """Refuse whoever did not ask it: a pair is kept from its maker alone, so nobody else may see who wrote what."""
+    """Refuse whoever did not ask it: they would see who wrote what, and could not compare its pair blind."""
     if person_of(session) not in (None, found.asked_by_id):
         who = session.get_one(Annotator, found.asked_by_id).name
         raise NotAllowedError(
@@ -151,7 +151,10 @@ def require_own(session: Session, found: Exchange) -> None:
 
 
 def latest_exchanges(*, session: Session, asked_by_id: int, limit: int) -> list[Exchange]:
-    """What somebody asked last, the latest first."""
+    """What somebody asked last, the latest first. Raises NotAllowedError for anybody else."""
+    require_researcher(session=session, to="see what was asked in the Playground")
+    if person_of(session) not in (None, asked_by_id):
+        raise NotAllowedError("What somebody asked in the Playground is shown to them alone: it says who wrote what.")
     asked = select(Exchange).where(Exchange.asked_by_id == asked_by_id).order_by(col(Exchange.id).desc())
     return list(session.exec(asked.limit(limit)))
 

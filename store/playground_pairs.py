@@ -73,8 +73,9 @@ def _refuse_twin(session: Session, found: Exchange) -> None:
 def kept_exchanges(*, session: Session) -> list[Exchange]:
     """Those that were made a prompt and wait for a round to ask their pair, oldest first.
 
-    None that somebody else is making a pair just now: their rows are locked until then.
+    None that somebody else is making a pair just now: their rows are locked until then. Raises NotAllowedError.
     """
+    require_researcher(session=session, to="have the Playground's pairs asked")
     waiting = select(Exchange).where(col(Exchange.prompt_id).is_not(None), col(Exchange.pair_id).is_(None))
     return list(session.exec(waiting.order_by(col(Exchange.id)).with_for_update(skip_locked=True)))
 

@@ -319,6 +319,10 @@ def actions(tmp_path: Path) -> dict[str, Callable[[Any], Any]]:
             session=session, asked_by_id=1, messages=[], checkpoints=(Checkpoint(), Checkpoint()), seed=0, settings={}
         ),
         "read a chat": lambda session: exchanges.read_exchange(session=session, exchange_id=1),
+        "list chats": lambda session: exchanges.latest_exchanges(
+            session=session, asked_by_id=person_of(session) or 0, limit=1
+        ),
+        "ask what chats came to": lambda session: playground_pairs.kept_exchanges(session=session),
         "stop a chat": lambda session: writing_exchanges.stop_exchange(session=session, exchange_id=1),
         "make a pair": lambda session: playground_pairs.keep_prompt(session=session, exchange_id=1, held_out_share=0),
     }

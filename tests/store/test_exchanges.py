@@ -14,7 +14,7 @@ from store.annotators import get_or_add_annotator
 from store.chat_tables import Exchange, ExchangeStatus
 from store.database import reading, writing
 from store.errors import NotAllowedError, StoreError
-from store.exchanges import add_exchange, read_exchange
+from store.exchanges import add_exchange, latest_exchanges, read_exchange
 from store.models import Annotator, Role, now
 from store.pairs import NewCompletion
 from store.playground_pairs import keep_prompt
@@ -147,5 +147,9 @@ def test_who_did_not_ask_neither_reads_stops_nor_keeps_it(engine: sa.Engine, ask
             writing(on_behalf_of(engine, rae)) as session,
         ):
             act(session=session, exchange_id=number)
-    with reading(on_behalf_of(engine, lea)) as session:
-        assert read_exchange(session=session, exchange_id=number).exchange.prompt_id is None
+    with pytest.raises(NotAllowedError, match="shown to them alone"), reading(on_behalf_of(engine, rae)) as session:
+        latest_exchanges(session=session, asked_by_id=lea, limit=1)
+    for whose in (on_behalf_of(engine, lea), engine):
+        with reading(whose) as session:
+            assert read_exchange(session=session, exchange_id=number).exchange.prompt_id is None
+            assert [each.id for each in latest_exchanges(session=session, asked_by_id=lea, limit=1)] == [number]
