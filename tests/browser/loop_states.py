@@ -196,9 +196,10 @@ def shoot(browser: Browser, workspace: Workspace, name: str, target: Path) -> Pa
             page = browser.new_page(viewport={"width": width, "height": 1100 if width > 600 else 1500})
             page.goto(f"{url}/loop")
             page.get_by_role("heading", name="Loop").first.wait_for(timeout=60_000)
-            expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
+            page.locator('[data-test-script-state="notRunning"]').first.wait_for(timeout=60_000)
             page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(700)  # fonts and fades
+            expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
+            page.wait_for_timeout(1500)  # fonts and fades
             page.screenshot(path=path)
             page.close()
         server.terminate()
