@@ -159,7 +159,7 @@ def read_held_out(*, session: Session, run: Run, checkpoint_id: int | None = Non
     if not judged:
         return None
     snapshot = get_snapshot(session=session, name=run.settings["snapshot"])
-    held_out = _said(session, snapshot, col(Prompt.held_out))
+    held_out = _said(session, run, snapshot, col(Prompt.held_out))
     pairs, choices = _pair_cases(judged), list(_choice_cases(judged, held_out, lambda one: one.annotator))
     by_strength = _choice_cases(judged, held_out, lambda one: STRENGTHS[one.strength])
     by = {
@@ -206,7 +206,7 @@ def _texts(prompt: int, first: str, second: str) -> Texts:
     return prompt, min(first, second), max(first, second)
 
 
-def _said(session: Session, snapshot: Snapshot, which: Any) -> list[_Said]:
+def _said(session: Session, run: Run, snapshot: Snapshot, which: Any) -> list[_Said]:
     """What stood on pairs that may become preferences when the snapshot was cut, oldest first; skips left out.
 
     Nor what was said of held-out pairs that were picked by hand: they judge nothing (preferences.py).
@@ -229,7 +229,9 @@ def _said(session: Session, snapshot: Snapshot, which: Any) -> list[_Said]:
         .join(a, a.c.id == col(Pair.completion_a_id))
         .join(b, b.c.id == col(Pair.completion_b_id))
         .outerjoin(Round, col(Round.id) == col(Pair.round_id))
-        .where(which, *_stood(snapshot), col(Comparison.verdict) != Verdict.SKIP, col(Pair.purpose).in_(TRAINED_ON))
+        .where(
+            which, *_stood(run, snapshot), col(Comparison.verdict) != Verdict.SKIP, col(Pair.purpose).in_(TRAINED_ON)
+        )
         .where(~is_hand_picked())
         .order_by(col(Comparison.id))
     )
@@ -237,9 +239,12 @@ def _said(session: Session, snapshot: Snapshot, which: Any) -> list[_Said]:
     return [_Said(_texts(prompt, first, second), first, second, *rest) for prompt, first, second, *rest in rows]
 
 
-def _stood(snapshot: Snapshot) -> list[Any]:
-    """Which comparisons the snapshot was cut from: those of its rounds and people that stood at that moment."""
-    moment, cut = snapshot.created_at, snapshot.manifest["filter"]
+def _stood(run: Run, snapshot: Snapshot) -> list[Any]:
+    """Which comparisons the snapshot was cut from: those of its rounds and people that stood at that moment.
+
+    That is when the run was asked for: what comes out the same is the same snapshot, cut earlier and of other people's.
+    """
+    moment, cut = run.created_at, snapshot.manifest["filter"]
     asked = sa.true() if cut["round_numbers"] is None else col(Round.number).in_(cut["round_numbers"])
     imported = col(Pair.round_id).is_(None)
     return [
@@ -301,7 +306,7 @@ def _ceiling(
     """From held-out pairs where enough were decided twice, else from all of the round's, else from the literature."""
     found = _agreement(held_out, "held_out")
     if found is None and (number := run.round_id or _round_of(session, checkpoint)) is not None:
-        found = _agreement(_said(session, snapshot, col(Pair.round_id) == number), "round")
+        found = _agreement(_said(session, run, snapshot, col(Pair.round_id) == number), "round")
     return found or Ceiling(*LITERATURE, value=None, pairs=0, told_from="literature")
 
 

@@ -64,12 +64,11 @@ def told(
         new = add_checkpoint(session=session, name="round-1", path="checkpoints/round-1", parent_id=base.id)
         opened = Round(number=1, checkpoint_id=base.id, target=9, status="deciding", result_checkpoint_id=new.id)
         cut = {"round_numbers": round_numbers, "include_imported": True, "exclude_annotators": ["left out"]}
-        snapshot = Snapshot(hash="f" * 64, path="snapshots/f", manifest={"filter": cut}, created_at=later(1))
+        snapshot = Snapshot(hash="f" * 64, path="snapshots/f", manifest={"filter": cut}, created_at=later(-3600))
         session.add_all([opened, snapshot])
         session.flush()
-        run = Run(
-            kind="train", status="done", round_id=opened.id, checkpoint_id=new.id, settings={"snapshot": "f" * 64}
-        )
+        asked_for = {"settings": {"snapshot": "f" * 64}, "created_at": later(600)}  # an equal one was cut before
+        run = Run(kind="train", status="done", round_id=opened.id, checkpoint_id=new.id, **asked_for)
         session.add(run)
         session.flush()
         for number, one in enumerate(asked):
@@ -174,13 +173,13 @@ def test_what_was_said_after_the_snapshot_or_left_out_of_it_does_not_count(engin
     run = told(engine, [*HAND[:1], Asked([Said("left out", "a"), Said("Gone", "a"), Said("Changed", "a")])])
     with writing(engine) as session:
         pair = session.get_one(Pair, 2)
-        _say(session, pair, Said("Late", "b"), created_at=later(60))
+        _say(session, pair, Said("Late", "b"), created_at=later(1200))
         for name in ("Gone", "Retracted later"):
-            get_or_add_annotator(session=session, name=name).retracted_at = now() if name == "Gone" else later(60)
+            get_or_add_annotator(session=session, name=name).retracted_at = now() if name == "Gone" else later(1200)
         _say(session, pair, Said("Retracted later", "a"))
         changed = get_or_add_annotator(session=session, name="Changed")
         for one in session.exec(select(Comparison).where(Comparison.annotator_id == changed.id)):
-            one.superseded_at = later(60)
+            one.superseded_at = later(1200)
     assert set(shares(read(engine, run), "annotator")) == {"Lea", "Max", "Changed", "Retracted later"}
 
 
