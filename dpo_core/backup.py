@@ -14,10 +14,11 @@ from pathlib import Path
 
 from sqlmodel import Session
 
-from dpo_core.config import FILE_NAME, StoreSettings, render_settings
+from dpo_core.config import FILE_NAME, StoreSettings
 from dpo_core.errors import WorkspaceError
 from dpo_core.guidelines import GUIDELINES_FILE
 from dpo_core.loop import round_stories
+from dpo_core.rendered_settings import render_settings
 from dpo_core.workspace import Workspace
 from store.checkpoints import BASE, full_weights_below, list_checkpoints
 from store.database import backup_database, reading

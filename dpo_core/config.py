@@ -1,13 +1,12 @@
 """Every setting, validated once and read from pairloop.toml. Importable without torch.
 
-The file that `pairloop init` writes is rendered from these classes, comments included: what a setting means is said
-here and nowhere else. Names are TRL's own where TRL has the setting.
+The file that `pairloop init` writes is rendered from these classes, comments included (rendered_settings.py): what a
+setting means is said here and nowhere else. Names are TRL's own where TRL has the setting.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import shlex
 import tomllib
 from pathlib import Path
@@ -431,20 +430,3 @@ def _keys_at(where: list[str]) -> list[str]:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         section = annotation
     return list(section.model_fields)
-
-
-def render_settings(settings: Settings) -> str:
-    """A commented pairloop.toml with these values. Reading it gives the same settings back."""
-    parts = ["# pairloop's settings for this workspace. Every line is optional: what is left out keeps its default."]
-    parts.append("# pairloop reads it when it starts: after a change, start `pairloop up` again.")
-    for name, field in Settings.model_fields.items():
-        section: Section = getattr(settings, name)
-        parts.append(f"\n# {type(section).__doc__}\n[{name}]")
-        parts += [_setting_line(section, key) for key in type(section).model_fields]
-        assert field.annotation is type(section)
-    return "\n".join(parts) + "\n"
-
-
-def _setting_line(section: Section, key: str) -> str:
-    value = json.dumps(getattr(section, key), ensure_ascii=False)
-    return f"{f'{key} = {value}':<44} # {type(section).model_fields[key].description}"

@@ -8,7 +8,7 @@ from dpo_core.config import TrainingSettings
 from dpo_core.sweep import Point
 from dpo_core.workspace import Workspace
 from store.database import reading
-from store.preferences import SnapshotFilter
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import what_is_missing
 
 

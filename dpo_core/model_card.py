@@ -19,7 +19,7 @@ from store.checkpoints import BASE
 from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
 from store.models import Role
-from store.preferences import REASONS
+from store.snapshot_filter import REASONS
 from store.snapshots import trained_words
 from store.win_rate import DuelVerdict
 from store.wording import counted

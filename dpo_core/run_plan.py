@@ -29,9 +29,10 @@ from dpo_core.memory_plan import MIB, MemoryPlan, Work, draw_plan, measure_texts
 from dpo_core.shares import ONE, Processes, read_launcher
 from dpo_core.workspace import Workspace
 from store.models import Checkpoint, RunKind, RunStatus
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.prompts import Message
 from store.runs import list_runs
+from store.snapshot_filter import SnapshotFilter
 from store.wording import sized
 
 log = logging.getLogger("pairloop")

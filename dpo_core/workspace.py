@@ -13,9 +13,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlmodel import Session, select
 
-from dpo_core.config import FILE_NAME, Settings, load_settings, render_settings
+from dpo_core.config import FILE_NAME, Settings, load_settings
 from dpo_core.errors import ModelError, SettingsError, WorkspaceError
 from dpo_core.packaged import DEMO_MODEL, packaged
+from dpo_core.rendered_settings import render_settings
 from store.checkpoints import BASE, add_checkpoint, has_been_used
 from store.database import checked_first, open_database, reading, writing
 from store.hashing import content_hash, sampled_hash

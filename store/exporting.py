@@ -22,9 +22,9 @@ from store.checkpoints import list_checkpoints
 from store.errors import SnapshotError
 from store.hashing import file_hash
 from store.models import Snapshot
-from store.preferences import REASONS
 from store.prompts import Message
 from store.roles import require_researcher
+from store.snapshot_filter import REASONS
 from store.snapshots import SPLITS, TIES, read_snapshot, verify_snapshot
 from store.wording import counted
 from store.writing_files import folder_written_aside

@@ -22,9 +22,10 @@ from store.database import chunks
 from store.errors import SnapshotError, UnknownRecordError
 from store.hashing import canonical_json, content_hash, file_hash, text_hash
 from store.models import TRAINED_ON, Completion, Pair, Prompt, Snapshot
-from store.preferences import Poll, Preference, SnapshotFilter, poll_comparisons
+from store.preferences import Poll, Preference, poll_comparisons
 from store.prompts import Message
 from store.roles import require_researcher
+from store.snapshot_filter import SnapshotFilter
 from store.wording import counted
 from store.writing_files import folder_written_aside
 

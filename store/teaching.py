@@ -42,8 +42,8 @@ from store.models import (
     Snapshot,
     Verdict,
 )
-from store.preferences import SnapshotFilter, rounds_asked_for
 from store.roles import require_researcher
+from store.snapshot_filter import SnapshotFilter, rounds_asked_for
 from store.snapshots import read_snapshot, rows_to_train_on
 
 Texts = tuple[str, ...]  # the hashes of a prompt and of the two texts, these in an order of their own

@@ -14,7 +14,7 @@ from dpo_core.lineage import CheckpointRecord, changed_settings, service_words
 from store.ancestry import Ancestry
 from store.decision_tables import DecisionRecord
 from store.models import Snapshot
-from store.preferences import drop_in_words
+from store.snapshot_filter import drop_in_words
 from store.snapshots import trained_words
 from store.teaching import Contribution, Touch
 from store.wording import counted

@@ -13,6 +13,7 @@ from dpo_core.loop import LoopState, Step, retry
 from dpo_core.queueing import pause, resume
 from dpo_core.workspace import Workspace
 from store.models import Run, RunStatus
+from store.wording import counted
 from ui import story
 from ui.state import act, my_name
 
@@ -67,7 +68,9 @@ def find_out(workspace: Workspace, state: LoopState, gate: Gate) -> None:
         go("Import prompts", story.DATA_PAGE, primary=not first)
     else:
         more = duels_to_write(gate)
-        button(f"Write {more} more duels", more_duels, workspace, pairs=more, by=my_name(), primary=not first)
+        button(
+            f"Write {counted(more, 'more duel')}", more_duels, workspace, pairs=more, by=my_name(), primary=not first
+        )
 
 
 def wrote_in_vain(run: Run) -> bool:

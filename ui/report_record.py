@@ -14,7 +14,7 @@ from dpo_core.lineage import changed_settings, limits
 from dpo_core.loop import RoundStory
 from store.effort import KINDS, Contributor
 from store.models import Role
-from store.preferences import drop_in_words
+from store.snapshot_filter import drop_in_words
 from store.snapshots import trained_words
 from store.wording import counted
 from ui import selection_words as selection

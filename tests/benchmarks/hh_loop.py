@@ -34,7 +34,7 @@ from dpo_core.workspace import Workspace, create_workspace
 from store.database import reading, writing
 from store.importing import import_preferences
 from store.models import Completion, Prompt
-from store.preferences import SnapshotFilter
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot
 
 TEMPLATE = (

@@ -113,7 +113,7 @@ def test_a_duel_that_everybody_skipped_is_not_waited_for(workspace: Workspace) -
 
 
 def test_without_held_out_prompts_it_says_so(workspace: Workspace) -> None:
-    assert read_plan(gated(workspace)) == Plan(Act.STOP, NO_HELD_OUT)
+    assert read_plan(gated(workspace)) == Plan(Act.STOP, NO_HELD_OUT, about="round-1")
 
 
 def test_what_a_person_gave_up_is_not_trained_again_until_more_is_compared(workspace: Workspace) -> None:

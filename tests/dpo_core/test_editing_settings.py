@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpo_core.config import FILE_NAME, LabelSettings, Settings, load_settings, render_settings
+from dpo_core.config import FILE_NAME, LabelSettings, Settings, load_settings
 from dpo_core.editing_settings import change_section
 from dpo_core.errors import SettingsError
+from dpo_core.rendered_settings import render_settings
 from dpo_core.workspace import Workspace, create_workspace
 from store.annotators import get_or_add_annotator
 from store.database import writing

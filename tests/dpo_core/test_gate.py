@@ -88,7 +88,7 @@ def test_no_more_duels_are_offered_than_there_are_prompts() -> None:
 
 def planned(gate: Gate) -> tuple[Act, int, str]:
     """What automatic rounds do at such a gate."""
-    state = LoopState(Step.DECIDE, None, Checkpoint(name="round-1", path="x"), {}, {}, {}, None)
+    state = LoopState(Step.DECIDE, None, Checkpoint(name="round-1", path="x"), {}, {}, {"held_out": 14}, None)
     plan = plan_next(state, gate, AutomaticSettings())
     return plan.act, plan.count, plan.why
 

@@ -36,8 +36,8 @@ from store.errors import StateError
 from store.importing import import_preferences
 from store.models import Decision, Prompt, Round, RoundStatus, Run, RunKind, RunStatus
 from store.pairs import NewCompletion, add_completion, add_pair
-from store.preferences import SnapshotFilter
 from store.runs import cancel_run, claim_run, end_cancelled_run, fail_run, get_run, list_runs
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot
 from tests.browser import seeding
 

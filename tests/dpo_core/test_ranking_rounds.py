@@ -97,7 +97,7 @@ def test_a_round_of_pairs_is_asked_for_as_before(make_workspace: Make) -> None:
     with reading(workspace.engine) as session:
         assert session.exec(select(Slate)).all() == []
         done = read_loop(session=session)
-        assert done.pairs == {"pairs": 12, "duels": 0, "open": 12}
+        assert done.pairs == {"pairs": 12, "duels": 0, "open": 12, "open_duels": 0}
         [run] = [done.run]
         assert run is not None
         assert set(run.result) == {"pairs", "skipped_identical", "skipped_long", "tokens", "seconds"}

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from dpo_core.alikeness import similarity
 from dpo_core.changing_settings import change_section
-from dpo_core.config import Settings, parse_settings, render_settings
+from dpo_core.config import Settings, parse_settings
 from dpo_core.errors import SettingsError
+from dpo_core.rendered_settings import render_settings
 from dpo_core.selection import MIXTURE, Selected, select_pair
 from store.models import SelectedBy
 

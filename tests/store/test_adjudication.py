@@ -21,10 +21,11 @@ from store.errors import PairChangedError, StoreError
 from store.exporting import export_snapshot
 from store.models import Comparison, Pair, Purpose
 from store.pairs import shown_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.quality import read_quality
 from store.rewrites import replace_rewrites
 from store.round_work import work_done
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot, read_snapshot, snapshot_pairs
 from tests.store.teams import ask, ask_again, say
 

@@ -16,7 +16,7 @@ from store.exporting import FIELDS, export_snapshot, plain_prompt
 from store.hashing import file_hash
 from store.importing import import_preferences
 from store.models import Comparison, Completion, Pair, Prompt
-from store.preferences import SnapshotFilter
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot, read_snapshot
 
 ODD = 'caf\u00e9 \u2028 \u2029 \u0085 "quoted" \\u2028 \t\U0001f600 | `x`'

@@ -19,11 +19,12 @@ from store.errors import ImportFileError
 from store.measuring import due_purpose
 from store.models import Comparison, Completion, Pair, Purpose
 from store.pairs import count_pairs, shown_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.prompts import count_prompts, prompts_to_ask
 from store.queue_rules import QueueRules
 from store.queue_tables import RoundWork
 from store.round_work import work_done
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot
 from tests.store.imported import gold_from, jsonl, preferences_from, row_counts
 from tests.store.queueing import add_gold, answer, go_through, serve

@@ -33,7 +33,7 @@ from store.lineage import trace_comparison
 from store.measuring import _long_ago
 from store.models import Comparison, Completion, Pair, Round, Verdict, now
 from store.pairs import NewCompletion, add_completion, add_pair, count_pairs, left_side, next_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.priorities import ask_again, count_queue, open_pairs_about, put_first
 from store.quality import read_quality
 from store.queue_rules import QueueRules
@@ -42,6 +42,7 @@ from store.rankings import current_ranking, positions_of, record_ranking, verdic
 from store.round_work import work_done
 from store.searching import Search, write_csv
 from store.slates import add_slate, comparisons_in, shown_order, shown_slate, slate_pairs
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot, read_snapshot
 from tests.store.asking import add_prompt
 from tests.store.undoing import undo_last

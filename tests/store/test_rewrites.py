@@ -13,9 +13,10 @@ from store.comparisons import count_round, last_verdict, record_comparison
 from store.database import reading, writing
 from store.models import Comparison, Completion, Pair
 from store.pairs import next_pair, shown_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.rewrites import replace_rewrites, standing_rewrites
 from store.round_work import work_done
+from store.snapshot_filter import SnapshotFilter
 
 
 def rewrite(engine: sa.Engine, pair_id: int, annotator_id: int, **texts: str) -> dict[str, str]:

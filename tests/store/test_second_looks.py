@@ -20,12 +20,13 @@ from store.held_out import judging_run
 from store.measuring import _add_repeat
 from store.models import Comparison, Pair, Round, RoundStatus
 from store.pairs import count_pairs, left_side, pair_ahead, shown_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.priorities import count_queue, first_in_queue, open_pairs_about
 from store.quality import read_quality
 from store.queue_rules import QueueRules
 from store.round_work import work_done
 from store.second_looks import move_open_looks, pairs_to_examine, read_second_looks
+from store.snapshot_filter import SnapshotFilter
 from tests.store import teams
 from tests.store.queueing import answer, go_through, serve
 from tests.store.undoing import undo_last

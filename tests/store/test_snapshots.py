@@ -16,7 +16,7 @@ from store.errors import SnapshotError, UnknownRecordError
 from store.hashing import content_hash, file_hash, text_hash
 from store.models import Comparison, Completion, Pair, Prompt, Round, RoundStatus, Snapshot, now
 from store.pairs import NewCompletion, add_completion, add_pair
-from store.preferences import REASONS, SnapshotFilter
+from store.snapshot_filter import REASONS, SnapshotFilter
 from store.snapshots import (
     cut_snapshot,
     get_snapshot,

@@ -16,8 +16,8 @@ from store.comparisons import Choice, Remarks, record_comparison, undo_compariso
 from store.database import reading, writing
 from store.errors import ImportFileError
 from store.models import Pair
-from store.preferences import SnapshotFilter
 from store.prompts import count_prompts
+from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot, list_snapshots
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, words

@@ -15,8 +15,9 @@ from store.comparisons import Choice, record_comparison
 from store.database import reading, writing
 from store.models import Pair
 from store.pairs import get_pair, shown_pair
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.runs import fail_run, list_runs
+from store.snapshot_filter import SnapshotFilter
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, button, labels, said, words
 

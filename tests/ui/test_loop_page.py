@@ -24,6 +24,7 @@ from store.models import Checkpoint, Pair, RunStatus
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
+from tests.store.asking import add_prompt
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
 from ui.pages.loop import can_train, read, what_can_be_done
 from ui.rounds_table import HEAD
@@ -287,13 +288,18 @@ def test_undecided_more_duels_are_the_next_step(gated: Workspace, open_app: Open
         session.execute(sa.update(Pair).values(open_slots=0))
     seeding.duel(gated, won=14, lost=8)
     app = open_app("loop")
-    [more] = primary(app)
-    assert more == "Write 20 more duels", "of the 22 held-out prompts"
+    assert primary(app) == ["Import prompts"], "all 22 were judged, and count once"
     assert "22 held-out prompts cannot decide it at this rate: import more prompts." in words(app)
+    with writing(gated.engine) as session:
+        for number in range(200):
+            add_prompt(session, f"Held out too {number}?", held_out_share=1)
+    app = open_app("loop")
+    [more] = primary(app)
+    assert more.startswith("Write ") and more.endswith("0 more duels")
     button(app, more).click().run()
     with reading(gated.engine) as session:
         [run] = [run for run in list_runs(session=session) if run.kind == "duel"]
-    assert len(run.settings["against"]["base"]) == 20
+    assert f"Write {len(run.settings['against']['base'])} more duels" == more
     assert primary(app) == ["Watch the run"]
 
 

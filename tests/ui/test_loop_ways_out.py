@@ -91,10 +91,10 @@ def test_a_duel_that_everybody_skipped_leads_to_more_of_them(gated: Workspace, o
         session.execute(sa.update(Pair).values(open_slots=0))
     seeding.duel(gated, won=0, lost=0, left_open=1)
     app = open_app("loop")
-    assert primary(app) == ["Compare"] and "Write 20 more duels" in labels(app)
+    assert primary(app) == ["Compare"] and "Write 1 more duel" in labels(app)
     for name in ("me", "lea"):
         seeding.compare(gated, name, [Choice.SKIP])
-    assert primary(open_app("loop")) == ["Write 20 more duels"]
+    assert primary(open_app("loop")) == ["Write 1 more duel"]
 
 
 def test_without_held_out_prompts_one_is_led_to_importing(gated: Workspace, open_app: OpenApp) -> None:
@@ -106,7 +106,7 @@ def test_without_held_out_prompts_one_is_led_to_importing(gated: Workspace, open
 
 
 @pytest.mark.parametrize(
-    ("written", "offered"), [(4, "Write 20 more duels"), (2, "Write the duels again")], ids=["in vain", "cut off"]
+    ("written", "offered"), [(4, "Write 1 more duel"), (2, "Write the duels again")], ids=["in vain", "cut off"]
 )
 def test_duels_that_came_to_nothing_are_not_written_from_the_same_texts_again(
     gated: Workspace, open_app: OpenApp, written: int, offered: str

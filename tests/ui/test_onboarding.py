@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
-from dpo_core.config import FILE_NAME, QueueSettings, render_settings
+from dpo_core.config import FILE_NAME, QueueSettings
 from dpo_core.guidelines import GUIDELINES_FILE, write_guidelines
 from dpo_core.queueing import pause, resume
+from dpo_core.rendered_settings import render_settings
 from dpo_core.workspace import Workspace, write_atomically
 from store.comparisons import Choice
 from store.database import reading

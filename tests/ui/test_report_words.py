@@ -18,6 +18,7 @@ from store.database import writing
 from store.intervals import Estimate
 from store.models import Comparison, Decision, Pair, Round, Run
 from tests.browser import seeding
+from tests.store.asking import add_prompt
 from tests.ui.test_report import LEFT, go_round, told
 from tests.ui.test_selection import selected  # noqa: F401 - a fixture
 from ui.report_answer import answer_words, cost_rows, more_words, next_lines
@@ -159,6 +160,9 @@ def test_what_a_round_waits_for_has_its_price(workspace: Workspace) -> None:
     seeding.compare(workspace, "Max", [LEFT] * 3)
     seeding.train(workspace, steps=1, of=1)
     seeding.duel(workspace, won=14, lost=6, left_open=3)
+    with writing(workspace.engine) as session:
+        for number in range(100):
+            add_prompt(session, f"Held out too {number}?", held_out_share=1)
     found = priced(workspace, 30.0)
     more = found.matches[0].win_rate.duels_more
     assert more is not None

@@ -13,8 +13,9 @@ from store.annotators import retract_annotator
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.models import Pair, Purpose
-from store.preferences import SnapshotFilter, poll_comparisons
+from store.preferences import poll_comparisons
 from store.quality import read_quality
+from store.snapshot_filter import SnapshotFilter
 from tests.browser import seeding
 from tests.store.teams import ask, ask_again, give, say, send_back
 from tests.ui.conftest import OpenApp, button, labels, said, words

@@ -16,7 +16,7 @@ from store.errors import ImportFileError
 from store.exporting import export_snapshot
 from store.importing import ImportReport, Kind, import_file
 from store.models import Snapshot
-from store.preferences import REASONS
+from store.snapshot_filter import REASONS
 from store.snapshots import cut_snapshot, get_snapshot, list_snapshots, trained_words
 from ui.commands.options import HERE, JsonOption, WorkspaceOption, only_one
 from ui.commands.printing import RunBar, print_facts, print_json, print_table, say

@@ -10,8 +10,8 @@ from store.comparisons import count_comparisons
 from store.database import reading, writing
 from store.exporting import FILE_FORMATS, STYLES
 from store.models import Snapshot
-from store.preferences import REASONS
 from store.prompts import count_prompts
+from store.snapshot_filter import REASONS
 from store.snapshots import cut_snapshot, list_snapshots
 from store.wording import counted
 from ui import components as show
