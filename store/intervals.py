@@ -53,7 +53,8 @@ def wilson(share: float, count: float, *, level: float = 0.95) -> Interval:
     z = float(ndtri(0.5 + level / 2))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # For none and for all one end is the share itself, which rounding would leave just outside.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def median_of(values: Sequence[float]) -> Estimate:
