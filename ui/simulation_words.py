@@ -65,10 +65,15 @@ def stage_rows(whole: Whole) -> list[tuple[object, ...]]:
             stage.round,
             round(stage.labels),
             percent(stage.win_rate.value),
-            "" if stage.win_rate.interval is None else " to ".join(percent(end) for end in stage.win_rate.interval),
+            "" if stage.win_rate.interval is None else " to ".join(_end(end) for end in stage.win_rate.interval),
         )
         for stage in whole.stages
     ]
+
+
+def _end(share: float) -> str:
+    """An end of an interval; that of few seeds reaches beyond what a share can be."""
+    return percent(min(1.0, max(0.0, share)))
 
 
 def goal_words(whole: Whole) -> str:

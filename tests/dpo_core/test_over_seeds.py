@@ -85,7 +85,7 @@ def test_two_seeds_together() -> None:
     assert (whole.simulations, whole.reached, whole.labels_to_goal) == (2, 1, None)
     assert [(stage.round, stage.labels) for stage in whole.stages] == [(1, 65), (2, 130)]
     assert [stage.win_rate.value for stage in whole.stages] == pytest.approx([0.65, 0.775])
-    assert stage_rows(whole)[0][:3] == (1, 65, "65%")
+    assert stage_rows(whole)[0] == (1, 65, "65%", "1% to 100%"), "of two seeds: 65% and 64 points to either side"
     assert "more than were given; 1 of 2 simulations came there" in goal_words(whole)
     assert "120 (median; 1 of 1 simulation came there)" in goal_words(over_seeds([first]))
     assert stage_rows(over_seeds([first]))[0][3] == "", "one seed has no interval over seeds"
