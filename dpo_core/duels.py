@@ -165,10 +165,9 @@ def ask_on(session: Session, workspace: Workspace, *, opened: Round, checkpoint:
         for against in opponents(session, checkpoint)
         if read_match(session, checkpoint, against, alpha=alpha).win_rate.verdict == DuelVerdict.UNDECIDED
     ]
-    assert opened.id is not None
     return move_open_duels(
         session=session,
-        round_id=opened.id,
+        round_id=_id(opened),
         checkpoint_id=_id(checkpoint),
         against_ids=undecided,
         places=places,

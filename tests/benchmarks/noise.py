@@ -26,10 +26,9 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from scipy.stats import t as student
 from sqlmodel import select
 
 from dpo_core.carry_out import carry_out_here
@@ -38,6 +37,7 @@ from dpo_core.demo import open_demo
 from dpo_core.filters import training_filter
 from dpo_core.logps import pair_logps
 from dpo_core.loop import Step, read_loop, start_round, start_training
+from dpo_core.over_seeds import mean_over_seeds
 from dpo_core.policies import load_policy
 from dpo_core.queueing import queue_rules
 from dpo_core.sampling import sample_completions
@@ -261,10 +261,11 @@ def print_found(found: list[dict[str, Any]]) -> None:
 
 def difference(of: list[float]) -> str:
     """The mean of paired differences in points, with its 95% interval (Student's t)."""
-    if len(of) < 2 or not any(of):
+    found = mean_over_seeds(of)
+    if found.value is None or found.interval is None or not any(of):
         return "–"
-    half = float(student.ppf(0.975, len(of) - 1)) * stdev(of) / len(of) ** 0.5
-    return f"{100 * mean(of):+.1f} ({100 * (mean(of) - half):+.1f} to {100 * (mean(of) + half):+.1f})"
+    low, high = found.interval
+    return f"{100 * found.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 if __name__ == "__main__":

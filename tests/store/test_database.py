@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,22 @@ def test_checks_and_partial_indexes_are_the_same_in_both(engine: sa.Engine) -> N
     assert any(table["checks"] for table in shape(engine).values())
 
 
-def test_an_older_database_keeps_all_its_rows(tmp_path: Path) -> None:
-    path = tmp_path / "pairloop.db"
+def older_database(folder: Path, revision: str, statements: Iterable[str]) -> Path:
+    """A database as that revision had it, with these rows."""
+    path = folder / "pairloop.db"
     old = database._engine(f"sqlite:///{path}")
     with old.begin() as connection:
         config = database._alembic_config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in FIRST_ROWS:
+        command.upgrade(config, revision)
+        for statement in statements:
             connection.exec_driver_sql(statement)
     old.dispose()
+    return path
+
+
+def test_an_older_database_keeps_all_its_rows(tmp_path: Path) -> None:
+    path = older_database(tmp_path, "0001", FIRST_ROWS)
     engine = open_database(f"sqlite:///{path}")
     with reading(engine) as session:
         comparison, pair = session.exec(select(Comparison)).one(), session.exec(select(Pair)).one()
@@ -356,23 +363,18 @@ def test_what_a_sample_run_wrote_is_found_by_an_index(engine: sa.Engine) -> None
 
 def test_of_two_decisions_about_one_round_the_later_is_the_rounds(tmp_path: Path) -> None:
     """As PostgreSQL took them while nothing spoke against it: both stay, and the one that counted is the round's."""
-    path = tmp_path / "pairloop.db"
-    old = database._engine(f"sqlite:///{path}")
-    with old.begin() as connection:
-        config = database._alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0010")
-        for statement in TWO_DECISIONS:
-            connection.exec_driver_sql(statement)
-    old.dispose()
+    path = older_database(tmp_path, "0010", TWO_DECISIONS)
     with reading(open_database(f"sqlite:///{path}")) as session:
         told = [(entry.action, entry.round_id, entry.by) for entry in list_decisions(session=session)]
     assert told == [("promote", None, "Ada"), ("keep", 1, "Bo"), ("roll_back", None, "Bo")]
 
 
-TWO_DECISIONS = (
+BASE_CHECKPOINT = (
     "INSERT INTO checkpoint (id, name, path, kind, settings, metrics, code_version, created_at) "
-    f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')",
+    f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')"
+)
+TWO_DECISIONS = (
+    BASE_CHECKPOINT,
     "INSERT INTO round (id, number, status, checkpoint_id, target, duels, created_at) "
     f"VALUES (1, 1, 'done', 1, 4, 0, '{WHEN}')",
     *(
@@ -402,21 +404,16 @@ def test_work_that_is_checked_first_is_done_whole_or_not_at_all(engine: sa.Engin
 
 
 def test_rounds_that_were_done_while_they_were_paused_are_so_no_more(tmp_path: Path) -> None:
-    path = tmp_path / "pairloop.db"
-    old = database._engine(f"sqlite:///{path}")
-    with old.begin() as connection:
-        config = database._alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0010")
-        connection.exec_driver_sql(
-            "INSERT INTO checkpoint (id, name, path, kind, settings, metrics, code_version, created_at) "
-            f"VALUES (1, 'base', 'x', 'full', '{{}}', '{{}}', '', '{WHEN}')"
-        )
-        for number, status in ((1, "done"), (2, "deciding")):
-            connection.exec_driver_sql(
-                "INSERT INTO round (id, number, checkpoint_id, status, target, duels, paused_at, created_at) "
-                f"VALUES ({number}, {number}, 1, '{status}', 4, 0, '{WHEN}', '{WHEN}')"
-            )
-    old.dispose()
+    path = older_database(tmp_path, "0010", PAUSED_ROUNDS)
     with reading(open_database(f"sqlite:///{path}")) as session:
         assert [entry.paused_at is None for entry in list_rounds(session=session)] == [True, False]
+
+
+PAUSED_ROUNDS = (
+    BASE_CHECKPOINT,
+    *(
+        "INSERT INTO round (id, number, checkpoint_id, status, target, duels, paused_at, created_at) "
+        f"VALUES ({number}, {number}, 1, '{status}', 4, 0, '{WHEN}', '{WHEN}')"
+        for number, status in ((1, "done"), (2, "deciding"))
+    ),
+)

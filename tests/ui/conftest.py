@@ -14,7 +14,10 @@ from streamlit.testing.v1 import AppTest
 
 import ui.state
 import ui.verdicts
-from dpo_core.workspace import Workspace
+from dpo_core.editing_settings import change_section
+from dpo_core.loop import Step, read_loop
+from dpo_core.workspace import Workspace, open_workspace
+from store.comparisons import Choice
 from store.database import reading
 from store.models import Comparison
 from tests.browser import seeding
@@ -29,6 +32,22 @@ Pairloop = Callable[..., tuple[int, str, str]]
 def workspace(tmp_path: Path) -> Workspace:
     """A new workspace that asks for four comparisons a round."""
     return seeding.new_workspace(tmp_path / "workspace", target=4)
+
+
+@pytest.fixture
+def compared(workspace: Workspace) -> Workspace:
+    """A round of twelve pairs with its four comparisons made, and more."""
+    seeding.open_round(workspace, seeding.plain_exchanges(12))
+    seeding.compare(workspace, "me", [Choice.LEFT, Choice.RIGHT] * 5)
+    return workspace
+
+
+@pytest.fixture
+def gated(compared: Workspace) -> Workspace:
+    """A trained round, whose checkpoint must show in duels that it is better."""
+    change_section(compared, "gate", {"win_rate": "better"})
+    seeding.train(compared, steps=4, of=4)
+    return open_workspace(compared.folder)
 
 
 @pytest.fixture
@@ -75,6 +94,17 @@ def button(app: AppTest, label: str) -> Any:
     found = [each for each in app.button if each.label == label]
     assert len(found) == 1, f"{label!r} among {[each.label for each in app.button]}"
     return found[0]
+
+
+def primary(app: AppTest) -> list[str]:
+    """What the buttons say that a page puts first."""
+    return [each.label for each in app.button if each.proto.type == "primary"]
+
+
+def step(workspace: Workspace) -> Step:
+    """Where the loop stands."""
+    with reading(workspace.engine) as session:
+        return read_loop(session=session).step
 
 
 def labels(app: AppTest) -> list[str]:

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from streamlit.testing.v1 import AppTest
 
 from dpo_core.config import FILE_NAME, load_settings
 from dpo_core.editing_settings import change_section
 from dpo_core.loop import LoopState, Step, cancel, read_loop
-from dpo_core.workspace import Workspace, open_workspace
+from dpo_core.workspace import Workspace
 from store.checkpoints import get_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
@@ -25,28 +24,11 @@ from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
 from tests.store.asking import add_prompt
-from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
+from tests.ui.conftest import OpenApp, Pairloop, button, labels, primary, step, words
 from ui.pages.loop import can_train, read, what_can_be_done
 from ui.rounds_table import HEAD
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
-
-
-def primary(app: AppTest) -> list[str]:
-    return [each.label for each in app.button if each.proto.type == "primary"]
-
-
-def step(workspace: Workspace) -> Step:
-    with reading(workspace.engine) as session:
-        return read_loop(session=session).step
-
-
-@pytest.fixture
-def compared(workspace: Workspace) -> Workspace:
-    """A round of twelve pairs with its four comparisons made, and more."""
-    seeding.open_round(workspace, seeding.plain_exchanges(12))
-    seeding.compare(workspace, "me", [LEFT, RIGHT] * 5)
-    return workspace
 
 
 def test_without_prompts_the_next_step_is_to_import_some(workspace: Workspace, open_app: OpenApp) -> None:
@@ -252,14 +234,6 @@ def test_what_came_in_since_is_used_if_a_failed_training_is_given_up(compared: W
     page = words(open_app("loop"))
     assert "1 more comparison since training began." in page
     assert "If this training is given up, the one begun in its place uses it all." in page
-
-
-@pytest.fixture
-def gated(compared: Workspace) -> Workspace:
-    """A trained round, whose checkpoint must show in duels that it is better."""
-    change_section(compared, "gate", {"win_rate": "better"})
-    seeding.train(compared, steps=4, of=4)
-    return open_workspace(compared.folder)
 
 
 @pytest.mark.parametrize(

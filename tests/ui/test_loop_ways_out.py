@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from streamlit.testing.v1 import AppTest
 
 from dpo_core.automatic import BY, take_step
 from dpo_core.duels import more_duels
 from dpo_core.editing_settings import change_section
-from dpo_core.loop import LoopState, Step, read_loop, return_to_comparing
+from dpo_core.loop import LoopState, Step, return_to_comparing
 from dpo_core.queueing import pause
 from dpo_core.workspace import Workspace, open_workspace
 from store.comparisons import Choice
@@ -19,35 +18,10 @@ from store.refusals import keep_refusal
 from store.runs import claim_run, fail_run, list_runs, report_progress
 from tests.browser import seeding
 from tests.store.asking import add_prompt
-from tests.ui.conftest import OpenApp, button, labels, words
+from tests.ui.conftest import OpenApp, button, labels, primary, step, words
 from ui.pages.loop import refresh_seconds
 
 LEFT, RIGHT = Choice.LEFT, Choice.RIGHT
-
-
-def primary(app: AppTest) -> list[str]:
-    return [each.label for each in app.button if each.proto.type == "primary"]
-
-
-def step(workspace: Workspace) -> Step:
-    with reading(workspace.engine) as session:
-        return read_loop(session=session).step
-
-
-@pytest.fixture
-def compared(workspace: Workspace) -> Workspace:
-    """A round of twelve pairs with its four comparisons made, and more."""
-    seeding.open_round(workspace, seeding.plain_exchanges(12))
-    seeding.compare(workspace, "me", [LEFT, RIGHT] * 5)
-    return workspace
-
-
-@pytest.fixture
-def gated(compared: Workspace) -> Workspace:
-    """A trained round, whose checkpoint must show in duels that it is better."""
-    change_section(compared, "gate", {"win_rate": "better"})
-    seeding.train(compared, steps=4, of=4)
-    return open_workspace(compared.folder)
 
 
 @pytest.fixture
