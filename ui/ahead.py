@@ -34,21 +34,27 @@ NAMES = ("left", "right", "tie", "both_bad")  # of the buttons that are a verdic
 _ANSWERS = ", ".join(f'[class*="st-key-{name}-"] button' for name in NAMES)
 _NAMED = "|".join(NAMES)
 
-# `seen(pair)`: the server has drawn this pair. A verdict that was given meanwhile, on this very pair and after it had
-# been in sight for long enough, is pressed now: a slow server loses none.
+# A verdict that is given on a pair ahead, after it had been in sight for long enough, is meant for this very pair: it is
+# pressed once the server takes it. `pairloopSeen(pair)`: the server has drawn this pair whole. Until then its texts may
+# be there and the buttons still be those of the pair before, and for a moment after it the server would think a verdict
+# too quick: a slow server loses none.
 SCRIPT = (
     """
   const answers = 'ANSWERS', asks = '[class*="st-key-ask-"] button', reasons = '[class*="st-key-why-"] button';
   const dwell = DWELL;
   const inSight = () => document.querySelector(".pl-pair");
-  const ahead = { at: 0, meant: null };
-  const named = /st-key-((?:NAMED)[-\\d]*)-[0-9a-f]+/;
-  const nameOf = (button) => named.exec(button.closest("[class*=st-key-]").className)?.[1];
+  const ahead = { of: null, at: 0, meant: null, timer: 0 };
+  const named = /st-key-((?:NAMED)[-\\d]*)-([0-9a-f]+)/;
+  const namesOf = (button) => named.exec(button.closest("[class*=st-key-]").className) ?? [];
+  const drawnAt = (pair) => {
+    const watched = window.pairloopAttention;
+    return watched?.told.pair === pair ? watched.shownAt : Infinity;
+  };
   const show = (pair, next) => {
     const before = pair.innerHTML;
     pair.innerHTML = next.innerHTML;
     pair.dataset.ahead = next.dataset.pair;
-    Object.assign(ahead, { at: performance.now(), meant: null });
+    Object.assign(ahead, { of: next.dataset.pair, at: performance.now(), meant: null });
     document.querySelector('[data-testid="stMain"]')?.scrollTo(0, 0);
     setTimeout(() => {  // the server said nothing: what it knows of is the pair before
       if (inSight() !== pair || !pair.dataset.ahead) return;
@@ -60,15 +66,16 @@ SCRIPT = (
       pair.prepend(told);
     }, 5000);
   };
-  window.pairloopSeen = (name) => {
-    const meant = ahead.meant;
+  const pressMeant = () => {
+    const meant = ahead.meant, pair = inSight();
     ahead.meant = null;
-    if (meant?.pair !== name) return;
-    setTimeout(() => {
-      const pair = inSight();
-      if (pair?.dataset.pair === name && !pair.dataset.ahead)
-        document.querySelector(`[class*="st-key-${meant.name}-"] button`)?.click();
-    }, dwell);
+    if (meant && pair?.dataset.pair === meant.pair && !pair.dataset.ahead)
+      document.querySelector(`[class*="st-key-${meant.name}-${meant.pair}"] button`)?.click();
+  };
+  window.pairloopSeen = (name) => {
+    if (ahead.meant?.pair !== name) { ahead.meant = null; return; }
+    clearTimeout(ahead.timer);
+    ahead.timer = setTimeout(pressMeant, Math.max(0, drawnAt(name) + dwell - performance.now()));
   };
   let asking = null;  // S was pressed: until the reasons are gone again, a number pressed is one of them
   const onScreen = () => {
@@ -101,13 +108,17 @@ SCRIPT = (
     }
     const button = event.target.closest?.(answers);
     if (!button) return;
-    const pair = inSight(), next = document.querySelector(".pl-ahead");
-    if (pair?.dataset.ahead) {
+    const pair = inSight(), next = document.querySelector(".pl-ahead"), [, name, of] = namesOf(button);
+    if (!pair) return;
+    const now = performance.now(), shown = pair.dataset.ahead ?? pair.dataset.pair, drawn = drawnAt(shown);
+    if (of === shown && now - drawn >= dwell) {
+      if (next) show(pair, next);
+    } else if (of !== shown || ahead.of === shown) {
       event.stopPropagation();
       event.preventDefault();
-      if (performance.now() - ahead.at > dwell) ahead.meant = { pair: pair.dataset.ahead, name: nameOf(button) };
-    } else if (pair && next && performance.now() - (window.pairloopAttention?.shownAt ?? Infinity) > dwell) {
-      show(pair, next);
+      if (ahead.of !== shown || now - ahead.at < dwell) return;
+      ahead.meant = { pair: shown, name };
+      if (drawn < Infinity) window.pairloopSeen(shown);
     }
   }, true);
 """.replace("ANSWERS", _ANSWERS)

@@ -27,6 +27,21 @@ DOUBLE_PRESS = """() => {
   setTimeout(press, 50);
 }"""
 
+ONLY_THE_TEXTS = """() => {
+  const pair = document.querySelector(".pl-pair");
+  pair.dataset.pair = pair.dataset.ahead;
+  delete pair.dataset.ahead;
+}"""
+
+PRESS_WHEN_DRAWN = """() => {
+  const seen = window.pairloopSeen;
+  window.pairloopSeen = (name) => {
+    window.pairloopSeen = seen;
+    seen(name);
+    document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "6", bubbles: true }));
+  };
+}"""
+
 LONG_IN_SIGHT = "performance.now() - (window.pairloopAttention?.shownAt ?? Infinity) > 420"
 
 
@@ -66,6 +81,34 @@ def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_r
     wait_for_question(page, 3)
     assert [each.question for each in long_round.said()] == [1, 2]
     assert long_round.said()[1].verdict == ("a" if first_is_right else "b")
+
+
+def test_a_verdict_between_the_texts_and_their_buttons_is_kept(page: Page, long_round: Round) -> None:
+    """The server has sent the next pair's texts, and its buttons are still on their way."""
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round.workspace):
+        page.keyboard.press("2")
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        first_is_right = "First" in pane(page, "Right").inner_text()
+        page.evaluate(ONLY_THE_TEXTS)
+        page.wait_for_timeout(500)  # they are being read
+        page.keyboard.press("6")
+    wait_for_question(page, 3)
+    assert [(each.question, each.verdict) for each in long_round.said()][1:] == [(2, "a" if first_is_right else "b")]
+
+
+def test_a_verdict_the_moment_the_server_has_drawn_what_was_read_ahead_is_kept(page: Page, long_round: Round) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    page.evaluate(PRESS_WHEN_DRAWN)
+    with standing_still(long_round.workspace):
+        page.keyboard.press("2")
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        first_is_right = "First" in pane(page, "Right").inner_text()
+        page.wait_for_timeout(500)  # it is being read
+    wait_for_question(page, 3)
+    assert [(each.question, each.verdict) for each in long_round.said()][1:] == [(2, "a" if first_is_right else "b")]
 
 
 @pytest.mark.parametrize("still", [True, False])
