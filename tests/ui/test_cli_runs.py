@@ -142,8 +142,12 @@ def test_a_run_that_is_done_has_no_empty_rows_and_tells_warnings_first(
     assert "How far" not in pairloop("runs", f"{run_id}")[1]
 
 
-def test_no_word_of_the_workers_help_is_taken_for_markup(pairloop: Pairloop) -> None:
-    assert "[store] url" in " ".join(pairloop("worker", "--help")[1].split())
+@pytest.mark.parametrize(
+    ("command", "words"), [("worker", ["[store] url"]), ("simulate", ["its [duels] has it", "[selection] has it"])]
+)
+def test_no_word_of_a_commands_help_is_taken_for_markup(pairloop: Pairloop, command: str, words: list[str]) -> None:
+    shown = " ".join(pairloop(command, "--help")[1].replace("│", " ").split())
+    assert all(each in shown for each in words)
 
 
 def test_a_runs_alarms_are_printed_while_it_lasts(pairloop: Pairloop, workspace: Workspace) -> None:

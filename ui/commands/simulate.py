@@ -61,7 +61,7 @@ def simulate(
     ] = 1,
     duels: Annotated[
         int | None,
-        typer.Option("--duels", min=0, help="Blind duels with the parent (default: as [duels] has it)."),
+        typer.Option("--duels", min=0, help="Blind duels with the parent (default: as its \\[duels] has it)."),
     ] = None,
     follow_gate: Annotated[
         bool, typer.Option("--follow-gate", help="Decide as automatic rounds do (default: promote every checkpoint).")
@@ -71,7 +71,8 @@ def simulate(
         typer.Option("--keep", metavar="FOLDER", help="Make the workspace here and keep it, to look at it."),
     ] = None,
     select: Annotated[
-        Rule | None, typer.Option("--select", help="Select pairs so (default: as the workspace's [selection] has it).")
+        Rule | None,
+        typer.Option("--select", help="Select pairs so (default: as the workspace's \\[selection] has it)."),
     ] = None,
     candidates: Annotated[
         int | None,
