@@ -177,7 +177,7 @@ def read_plan(workspace: Workspace) -> Plan:
         refusal = last_refusal(session=session)
     missing = ""
     if state.step == Step.TRAIN and state.round is not None:
-        missing = missing_to_train(workspace, state.round.number, on_imports=state.imported > 0)
+        missing = missing_to_train(workspace, state.round)
     return as_told(plan_next(state, gate, workspace.settings.automatic, missing=missing), state, refusal)
 
 

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlmodel import Session
+
 from dpo_core.config import TrainingSettings
 from dpo_core.sweep import Point
 from dpo_core.workspace import Workspace
 from store.database import reading
+from store.models import Round
+from store.rounds import is_on_imports, rounds_written_by
 from store.snapshot_filter import SnapshotFilter
 from store.snapshots import what_is_missing
 
 
 def training_filter(
-    training: TrainingSettings, number: int | None, *, on_imports: bool = False, sweep: Sequence[Point] = ()
+    training: TrainingSettings,
+    *,
+    session: Session,
+    checkpoint_id: int,
+    on_imports: bool = False,
+    sweep: Sequence[Point] = (),
 ) -> SnapshotFilter:
-    """Which comparisons a round trains on (None: one still to be opened), as the settings of its training say.
+    """Which comparisons this checkpoint is trained on, as the settings of the training say.
 
-    For a round on imports, its own are the imported. `sweep`: the points to train at, all on one snapshot.
+    Where that is the "round" alone: those of every round that it wrote. There are several where what it was trained to
+    was kept back, and their labels are as new to it as the last one's. For a round on imports, still to be opened if
+    `on_imports`, its own are the imported. `sweep`: the points to train at, all on one snapshot.
     """
-    own = None if training.comparisons == "all" or number is None else (number,)
+    own = None
+    if training.comparisons == "round":
+        own = rounds_written_by(session=session, checkpoint_id=checkpoint_id)
+        on_imports = on_imports or any(is_on_imports(session=session, entry=each) for each in own)
     return SnapshotFilter(
-        round_numbers=own,
+        round_numbers=None if own is None else tuple(each.number for each in own),
         include_imported=own is None or on_imports,
         min_agreement=training.min_agreement,
         keep_ties=training.ties != "ignore",
@@ -55,18 +69,19 @@ def snapshot_filter(
     )
 
 
-def missing_to_train(workspace: Workspace, number: int, *, on_imports: bool = False) -> str:
+def missing_to_train(workspace: Workspace, current: Round) -> str:
     """Why this round cannot be trained on yet, not even early, in words; empty where it can."""
-    wanted = training_filter(workspace.settings.training, number, on_imports=on_imports)
     with reading(workspace.engine) as session:
+        training, writer = workspace.settings.training, current.checkpoint_id
+        wanted = training_filter(training, session=session, checkpoint_id=writer)
         return what_is_missing(session=session, filter=wanted)
 
 
 def late_ones_count(workspace: Workspace) -> bool:
-    """Whether comparisons made after their round's snapshot was cut are trained on: by the next round, if at all.
+    """Whether comparisons made after their round's snapshot was cut are trained on in any case: by the next round.
 
-    They are not where each round trains on its own comparisons alone. The next round has another checkpoint's texts,
-    which is what that setting asks for, so what is late belongs to no training; it stays in the database, and
-    snapshots and exports have it.
+    Where each round trains on its own comparisons alone they are only if its checkpoint is kept back. A promoted one
+    writes other texts, which is what that setting asks for, so what is late then belongs to no training; it stays in
+    the database, and snapshots and exports have it.
     """
     return workspace.settings.training.comparisons == "all"

@@ -42,7 +42,7 @@ from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus
 from store.pairs import count_naming_makers, count_pairs
 from store.playground_pairs import kept_exchanges
 from store.prompts import count_prompts, prompts_to_ask
-from store.rounds import add_round, latest_round, list_rounds, set_round_status
+from store.rounds import add_round, is_on_imports, latest_round, list_rounds, rounds_written_by, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.second_looks import move_open_looks
 from store.servable import count_servable
@@ -72,7 +72,8 @@ class LoopState:
     open, and in a round on imports, which asks nobody anything. `late` counts the open round's comparisons that were
     made after its snapshot was cut; `late_ones_count` says what becomes of them. `naming_makers` counts its pairs that
     have a completion which says who wrote it. `pairs` are as `count_servable` has them. `given_up`: the round's last
-    training failed or was cancelled, somebody went back from it, and nothing was compared since.
+    training failed or was cancelled, somebody went back from it, and nothing was compared since. `written_before`: the
+    rounds before the open one that the same checkpoint wrote, as their own were kept back; it learns from these too.
     """
 
     step: Step
@@ -86,6 +87,7 @@ class LoopState:
     late: int = 0
     naming_makers: int = 0
     given_up: bool = False
+    written_before: tuple[int, ...] = ()
 
     @property
     def open_run(self) -> Run | None:
@@ -131,21 +133,19 @@ def read_loop(*, session: Session) -> LoopState:
     pairs = count_servable(session=session, round_id=current.id)
     step, run = _step(session, current, comparisons, pairs)
     checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
-    imported = _count_imported(session) if is_on_imports(session, current) else 0
+    imported = _count_imported(session) if is_on_imports(session=session, entry=current) else 0
     late = _count_late(session, current, comparisons["done"])
     naming = count_naming_makers(session=session, round_id=current.id)
     given_up = step == Step.TRAIN and _is_given_up(session, current, comparisons["done"])
-    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming, given_up)
+    writer = rounds_written_by(session=session, checkpoint_id=current.checkpoint_id)
+    before = tuple(each.number for each in writer if each.number != current.number)
+    return LoopState(
+        step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming, given_up, before
+    )
 
 
 def _count_imported(session: Session) -> int:
     return count_pairs(session=session, round_id=None)["pairs"]
-
-
-def is_on_imports(session: Session, current: Round) -> bool:
-    """Whether the round was opened for imported comparisons: no pair was ever asked to be written for it."""
-    assert current.id is not None
-    return last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE) is None
 
 
 def _count_late(session: Session, current: Round, done: int) -> int:
@@ -172,7 +172,7 @@ def _step(
         return Step.DECIDE, last_run(session=session, round_id=current.id, kind=RunKind.DUEL)
     if current.status == RoundStatus.TRAINING:
         return _waiting(last_run(session=session, round_id=current.id, kind=RunKind.TRAIN), Step.WAIT_FOR_TRAINING)
-    if comparisons["done"] >= current.target or is_on_imports(session, current):
+    if comparisons["done"] >= current.target or is_on_imports(session=session, entry=current):
         return Step.TRAIN, None
     sampling = last_run(session=session, round_id=current.id, kind=RunKind.SAMPLE)
     if pairs["open"] or current.status == RoundStatus.COMPARING:
@@ -199,7 +199,7 @@ def _story(session: Session, entry: Round) -> RoundStory:
         snapshot=session.get(Snapshot, entry.snapshot_id) if entry.snapshot_id else None,
         result=session.get(Checkpoint, entry.result_checkpoint_id) if entry.result_checkpoint_id else None,
         candidates=candidates(session, entry),
-        on_imports=is_on_imports(session, entry),
+        on_imports=is_on_imports(session=session, entry=entry),
     )
 
 
@@ -267,7 +267,7 @@ def sample_more(workspace: Workspace, *, pairs: int, by: str) -> Run:
     """
     with writing(workspace.engine) as session:
         current = open_round(session)
-        if is_on_imports(session, current):
+        if is_on_imports(session=session, entry=current):
             raise RunError(f"Round {current.number} is for imported comparisons and asks for none. Train on them.")
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         return _queue_sampling(session, workspace, current, checkpoint, prompts_for(workspace.settings, pairs), by)
@@ -302,8 +302,7 @@ def start_training(
     with writing(workspace.engine) as session:
         current = _ready_round(session, early=early) or _imports_round(session)
         assert current.id is not None
-        on_imports = is_on_imports(session, current)
-        wanted = training_filter(asked, current.number, on_imports=on_imports, sweep=points)
+        wanted = training_filter(asked, session=session, checkpoint_id=current.checkpoint_id, sweep=points)
         snapshot = cut_snapshot(session=session, folder=workspace.folder, filter=wanted)
         parent = session.get_one(Checkpoint, current.checkpoint_id)
         rows = texts_of(rows_to_train_on(snapshot=snapshot, folder=workspace.folder))
@@ -332,8 +331,9 @@ def plan_training(workspace: Workspace, *, changes: dict[str, Any] | None = None
     training = change_training(workspace.settings.training, changes or {})
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
-        number = None if state.round is None or state.round.status == RoundStatus.DONE else state.round.number
-        wanted = training_filter(training, number, on_imports=state.imported > 0)
+        assert state.checkpoint.id is not None
+        to_open = state.round is None or state.round.status == RoundStatus.DONE  # for imports, if at all
+        wanted = training_filter(training, session=session, checkpoint_id=state.checkpoint.id, on_imports=to_open)
         return next_plan(workspace, session=session, wanted=wanted, parent=state.checkpoint, training=training)
 
 

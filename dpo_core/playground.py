@@ -16,7 +16,6 @@ from sqlmodel import Session
 
 from dpo_core.config import SamplingSettings
 from dpo_core.errors import SettingsError
-from dpo_core.loop import is_on_imports
 from dpo_core.queueing import ask_kept
 from dpo_core.workspace import Workspace
 from store.chat_tables import Exchange
@@ -27,7 +26,7 @@ from store.exchanges import ReadExchange, add_exchange, read_exchange
 from store.models import Round, RoundStatus
 from store.playground_pairs import keep_prompt
 from store.prompts import Message, is_held_out_conversation
-from store.rounds import latest_round
+from store.rounds import is_on_imports, latest_round
 
 LARGEST_SEED = 2**31 - 1
 LAW = ("temperature", "top_p", "max_new_tokens")
@@ -97,7 +96,7 @@ def _comparing(session: Session) -> Round | None:
     """The round that can still be asked more; one that is trained already would learn nothing of it."""
     found = latest_round(session=session)
     comparing = found is not None and found.status in (RoundStatus.SAMPLING, RoundStatus.COMPARING)
-    return found if found is not None and comparing and not is_on_imports(session, found) else None
+    return found if found is not None and comparing and not is_on_imports(session=session, entry=found) else None
 
 
 def first_choice(workspace: Workspace) -> tuple[list[str], tuple[str, str]]:

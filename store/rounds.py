@@ -6,8 +6,9 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from store.errors import StateError, UnknownRecordError
-from store.models import Round, RoundStatus, now
+from store.models import Round, RoundStatus, RunKind, now
 from store.roles import require_researcher
+from store.runs import last_run
 
 
 def add_round(*, session: Session, checkpoint_id: int, target: int) -> Round:
@@ -39,6 +40,20 @@ _LATEST = select(Round).order_by(col(Round.number).desc()).limit(1)
 def list_rounds(*, session: Session) -> list[Round]:
     """All rounds, oldest first."""
     return list(session.exec(select(Round).order_by(col(Round.number))))
+
+
+def rounds_written_by(*, session: Session, checkpoint_id: int) -> list[Round]:
+    """The rounds whose completions this checkpoint wrote, oldest first: it has learned from none of them.
+
+    All but the last were kept back, or it was rolled back to after them.
+    """
+    return list(session.exec(select(Round).where(Round.checkpoint_id == checkpoint_id).order_by(col(Round.number))))
+
+
+def is_on_imports(*, session: Session, entry: Round) -> bool:
+    """Whether the round was opened for imported comparisons: no pair was ever asked to be written for it."""
+    assert entry.id is not None
+    return last_run(session=session, round_id=entry.id, kind=RunKind.SAMPLE) is None
 
 
 def get_round(*, session: Session, number: int) -> Round:

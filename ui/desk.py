@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlmodel import Session
 
-from dpo_core.loop import is_on_imports
 from dpo_core.queueing import queue_rules
 from dpo_core.workspace import Workspace
 from store.comparisons import current_comparison, last_verdict
@@ -15,7 +14,7 @@ from store.database import reading, writing
 from store.models import Comparison, Round, RoundStatus
 from store.pairs import ShownPair, next_pair, pair_ahead, shown_pair
 from store.round_work import WorkDone, work_done
-from store.rounds import latest_round
+from store.rounds import is_on_imports, latest_round
 from ui import verdicts
 
 
@@ -51,7 +50,7 @@ def set_desk(workspace: Workspace, annotator_id: int) -> Desk:
         if current is None or current.id is None:
             return Desk()
         work = work_done(session=session, round_id=current.id, annotator_id=annotator_id)
-        if not work.judged and is_on_imports(session, current):
+        if not work.judged and is_on_imports(session=session, entry=current):
             return Desk(current)
         whose: Any = {"session": session, "round_id": current.id, "annotator_id": annotator_id}
         rules = queue_rules(workspace.settings)

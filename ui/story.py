@@ -148,7 +148,8 @@ def headline(state: LoopState) -> Words:
     number = state.round.number if state.round is not None else 0
     name, done = state.checkpoint.name, state.comparisons.get("done", 0)
     target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
-    learns = f"{name} learns from them and becomes round-{number}."
+    too = f", and from those of {_rounds_words(state.written_before)}, which it wrote too," * bool(state.written_before)
+    learns = f"{name} learns from them{too} and becomes round-{number}."
     texts = {
         Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
         Step.START_ROUND: (
@@ -190,6 +191,11 @@ def _decide_words(state: LoopState) -> str:
             f"Is it better than its parent? {judged} of {counted(written, 'blind duel')} are judged, on the Label page."
         )
     return "Which checkpoint writes the next round?"
+
+
+def _rounds_words(numbers: Sequence[int]) -> str:
+    """ "round 2", "rounds 1, 2"."""
+    return f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _given_words(state: LoopState, done: int, target: int) -> str:
@@ -235,8 +241,8 @@ def fate_words(they_count: bool) -> str:
     if they_count:
         return "What is compared now counts from the next round on."
     return (
-        "What is compared now is kept and exported, but no training uses it: here, each round trains on its own "
-        "comparisons alone, as they stood when its training began."
+        "What is compared now is kept and exported, but a training uses it only if this round's checkpoint is kept "
+        "back: here, a checkpoint learns from what was compared of its own texts, as it stood when training began."
     )
 
 

@@ -60,6 +60,7 @@ from store.snapshots import PreferencePair
 FLIPS = (0.0, 0.1, 0.2, 0.3)
 TEAM = {"careful": 1 / 3, "usual": 1.0, "careless": 5 / 3}  # times the share that is flipped on average
 JUDGES, OVERLAP = 3, 0.5
+MOST_SMOOTHED = 0.45  # half of the labels wrong tell nothing: the loss divides by one less twice this share
 OTHER = {Choice.LEFT: Choice.RIGHT, Choice.RIGHT: Choice.LEFT}
 
 
@@ -69,7 +70,11 @@ def ways(wrong: float) -> dict[str, dict[str, Any]]:
         "ignore": {"confidence": "ignore"},
         "agreement": {"confidence": "agreement"},
         "reliability": {"confidence": "reliability"},
-        "robust, told the share": {"confidence": "ignore", "loss_type": ["robust"], "label_smoothing": wrong},
+        "robust, told the share": {
+            "confidence": "ignore",
+            "loss_type": ["robust"],
+            "label_smoothing": min(wrong, MOST_SMOOTHED),
+        },
     }
 
 
@@ -179,7 +184,9 @@ def flipped(persona: Persona, shown: ShownPair, chance: float, lots: random.Rand
 def wrong_labels(workspace: Workspace, taste: Taste) -> float:
     """The share of the preferences to train on that are the wrong way round."""
     with reading(workspace.engine) as session:
-        poll = poll_comparisons(session=session, filter=training_filter(workspace.settings.training, None))
+        writer = base_checkpoint(session=session).id or 0
+        wanted = training_filter(workspace.settings.training, session=session, checkpoint_id=writer)
+        poll = poll_comparisons(session=session, filter=wanted)
     trained = [each for each in poll.preferences if not each.held_out]
     return mean(
         float(taste(prompt_text(each.prompt), each.chosen) < taste(prompt_text(each.prompt), each.rejected))

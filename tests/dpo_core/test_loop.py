@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import select
@@ -29,14 +30,15 @@ from dpo_core.loop import (
     start_training,
 )
 from dpo_core.workspace import Workspace
-from store.checkpoints import base_checkpoint
+from store.checkpoints import add_checkpoint, base_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
 from store.errors import StateError
 from store.importing import import_preferences
 from store.models import Decision, Prompt, Round, RoundStatus, Run, RunKind, RunStatus
 from store.pairs import NewCompletion, add_completion, add_pair
-from store.runs import cancel_run, claim_run, end_cancelled_run, fail_run, get_run, list_runs
+from store.rounds import add_round
+from store.runs import cancel_run, claim_run, end_cancelled_run, fail_run, get_run, list_runs, queue_run
 from store.snapshot_filter import SnapshotFilter
 from store.snapshots import cut_snapshot
 from tests.browser import seeding
@@ -229,9 +231,17 @@ def with_training_on(workspace: Workspace, comparisons: str) -> Workspace:
     return Workspace(workspace.folder, workspace.settings.model_copy(update={"training": training}))
 
 
-@pytest.mark.parametrize(("setting", "trained_on_later"), [("all", 4 + 2 + 3), ("round", 3)])
-def test_what_becomes_of_comparisons_made_after_the_cut(
-    trained: Workspace, setting: str, trained_on_later: int
+@pytest.mark.parametrize(
+    ("setting", "decision", "trained_on_later"),
+    [
+        ("all", Decision.PROMOTE, 4 + 2 + 3),
+        ("all", Decision.KEEP, 4 + 2 + 3),
+        ("round", Decision.PROMOTE, 3),
+        ("round", Decision.KEEP, 4 + 2 + 3),  # the parent has learned from none of them
+    ],
+)
+def test_what_becomes_of_comparisons_of_rounds_before(
+    trained: Workspace, setting: str, decision: Decision, trained_on_later: int
 ) -> None:
     workspace = with_training_on(trained, setting)
     with reading(workspace.engine) as session:
@@ -239,17 +249,18 @@ def test_what_becomes_of_comparisons_made_after_the_cut(
     seeding.compare(workspace, "me", [Choice.LEFT] * 2)
     with reading(workspace.engine) as session:
         assert read_loop(session=session).late == 2
-    go_on(workspace, decision=Decision.PROMOTE, by="test", comparisons=3)
+    go_on(workspace, decision=decision, by="test", comparisons=3)
     seeding.write_pairs(workspace, seeding.plain_exchanges(9)[6:])
     seeding.compare(workspace, "me", [Choice.LEFT] * 3)
     with reading(workspace.engine) as session:
-        assert read_loop(session=session).late == 0
+        state = read_loop(session=session)
+    assert (state.late, state.written_before) == (0, (1,) if decision == Decision.KEEP else ())
     start_training(workspace, by="test")
     with reading(workspace.engine) as session:
         second = round_stories(session=session)[1]
     assert second.snapshot is not None
     assert second.snapshot.manifest["comparisons"] == trained_on_later
-    assert late_ones_count(workspace) == (trained_on_later == 9)
+    assert late_ones_count(workspace) == (setting == "all")
     with writing(workspace.engine) as session:  # kept and exported in any case
         cut = cut_snapshot(session=session, folder=workspace.folder, filter=snapshot_filter(workspace))
     assert cut.manifest["comparisons"] == 9
@@ -278,23 +289,47 @@ def test_a_cancelled_runs_log_says_who_asked(make_workspace: Make) -> None:
         assert get_run(session=session, run_id=run.id or 0).status == RunStatus.FAILED
 
 
+def wanted(workspace: Workspace, checkpoint_id: int, changes: dict[str, Any], **told: Any) -> SnapshotFilter:
+    training = change_training(workspace.settings.training, changes)
+    with reading(workspace.engine) as session:
+        return training_filter(training, session=session, checkpoint_id=checkpoint_id, **told)
+
+
+def test_a_checkpoint_learns_from_all_rounds_that_it_wrote_and_has_not_learned_from(make_workspace: Make) -> None:
+    """Kept back, promoted, rolled back to: what `comparisons = "round"` comes to."""
+    workspace = make_workspace(training={"comparisons": "round"})
+    with writing(workspace.engine) as session:
+        base = base_checkpoint(session=session).id or 0
+        first = add_checkpoint(session=session, name="round-1", path="checkpoints/round-1", parent_id=base).id or 0
+        for writer in (base, base, first, base, first):  # 1 kept back, 2 promoted, 3 rolled back to base, 4 to first
+            opened = add_round(session=session, checkpoint_id=writer, target=2)
+            if opened.number != 4:  # which is on imports
+                queue_run(session=session, kind=RunKind.SAMPLE, settings={}, requested_by="test", round_id=opened.id)
+            opened.status = RoundStatus.DONE
+            session.add(opened)
+            session.flush()
+    assert wanted(workspace, first, {}) == SnapshotFilter((3, 5), include_imported=False)
+    assert wanted(workspace, base, {}) == SnapshotFilter((1, 2, 4))
+    assert wanted(workspace, first, {"comparisons": "all"}) == SnapshotFilter()
+
+
 def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:
     workspace = make_workspace(training={"min_agreement": 0.7, "comparisons": "round"})
     assert snapshot_filter(workspace) == SnapshotFilter(min_agreement=0.7)
     told = snapshot_filter(workspace, round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
     assert told == SnapshotFilter(round_numbers=(2,), include_imported=False, min_agreement=0, max_chars=9)
-    training = workspace.settings.training
-    assert training_filter(training, 3) == SnapshotFilter((3,), include_imported=False, min_agreement=0.7)
-    assert training_filter(training, 3, on_imports=True) == SnapshotFilter((3,), min_agreement=0.7)
-    assert training_filter(training, None) == SnapshotFilter(min_agreement=0.7)
-    changed = change_training(training, {"comparisons": "all", "ties": "davidson"})
-    assert training_filter(changed, 3) == SnapshotFilter(min_agreement=0.7, keep_ties=True)
-    believing = change_training(training, {"comparisons": "all", "confidence": "reliability"})
-    assert training_filter(believing, 3) == SnapshotFilter(min_agreement=0.7, confidence=True)
-    by_votes = change_training(training, {"comparisons": "all", "confidence": "agreement"})
-    assert training_filter(by_votes, 3) == SnapshotFilter(min_agreement=0.7, votes=True)
+    assert wanted(workspace, 1, {}) == SnapshotFilter((), include_imported=False, min_agreement=0.7)
+    assert wanted(workspace, 1, {}, on_imports=True) == SnapshotFilter((), min_agreement=0.7)
+    assert wanted(workspace, 1, {"comparisons": "all"}) == SnapshotFilter(min_agreement=0.7)
+    changes = {"comparisons": "all", "ties": "davidson"}
+    assert wanted(workspace, 1, changes) == SnapshotFilter(min_agreement=0.7, keep_ties=True)
+    changes = {"comparisons": "all", "confidence": "reliability"}
+    assert wanted(workspace, 1, changes) == SnapshotFilter(min_agreement=0.7, confidence=True)
+    changes = {"comparisons": "all", "confidence": "agreement"}
+    assert wanted(workspace, 1, changes) == SnapshotFilter(min_agreement=0.7, votes=True)
     points = [{"confidence": "ignore"}, {"confidence": "agreement"}]
-    assert training_filter(training, None, sweep=points) == SnapshotFilter(min_agreement=0.7, votes=True)
+    by_votes = SnapshotFilter((), include_imported=False, min_agreement=0.7, votes=True)
+    assert wanted(workspace, 1, {}, sweep=points) == by_votes
     assert snapshot_filter(workspace, confidence=True) == SnapshotFilter(min_agreement=0.7, confidence=True)
 
 

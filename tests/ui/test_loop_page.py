@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from dpo_core.config import FILE_NAME, load_settings
+from dpo_core.deciding import go_on
 from dpo_core.editing_settings import change_section
 from dpo_core.loop import LoopState, Step, cancel, read_loop
 from dpo_core.workspace import Workspace
@@ -19,7 +20,7 @@ from store.comparisons import Choice
 from store.database import reading, writing
 from store.decisions import list_decisions, serving_checkpoint
 from store.importing import import_preferences
-from store.models import Checkpoint, Pair, RunStatus
+from store.models import Checkpoint, Decision, Pair, RunStatus
 from store.runs import fail_run, list_runs
 from store.wording import counted
 from tests.browser import seeding
@@ -430,7 +431,19 @@ def test_the_label_page_says_so_too(compared: Workspace, open_app: OpenApp) -> N
     each_round_alone(compared)
     seeding.train(compared, steps=1, of=4, finish=False)
     page = words(open_app())
-    assert "Round 1 is training already. What is compared now is kept and exported, but no training uses it" in page
+    assert "Round 1 is training already. What is compared now is kept and exported, but a training uses it only" in page
+
+
+def test_labels_of_a_round_that_was_kept_back_are_said_to_be_learned_from(
+    compared: Workspace, open_app: OpenApp
+) -> None:
+    seeding.train(compared, steps=4, of=4)
+    seeding.add_prompts(compared, seeding.plain_exchanges(24)[12:])
+    go_on(compared, decision=Decision.KEEP, by="Lea", comparisons=4)
+    seeding.write_pairs(compared, seeding.plain_exchanges(24)[12:])
+    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
+    page = words(open_app("loop"))
+    assert "base learns from them, and from those of round 1, which it wrote too, and becomes round-2." in page
 
 
 def test_a_page_left_open_decides_nothing_about_the_next_round(compared: Workspace, open_app: OpenApp) -> None:

@@ -34,7 +34,7 @@ from dpo_core.serving import misled
 from dpo_core.workspace import Workspace
 from store.database import reading
 from store.decisions import serving_checkpoint
-from store.models import Checkpoint, Decision, Run, RunStatus, Worker
+from store.models import Checkpoint, Decision, Round, Run, RunStatus, Worker
 from store.refusals import last_refusal
 from store.wording import counted
 from store.workers import live_workers
@@ -214,11 +214,11 @@ _plan: Callable[[str, str, Workspace], MemoryPlan | None] = st.cache_data(
 )
 
 
-def _found_missing(folder: str, number: int, done: int, _workspace: Workspace) -> str:
-    return missing_to_train(_workspace, number)
+def _found_missing(folder: str, number: int, done: int, _workspace: Workspace, _current: Round) -> str:
+    return missing_to_train(_workspace, _current)
 
 
-_missing: Callable[[str, int, int, Workspace], str] = st.cache_data(
+_missing: Callable[[str, int, int, Workspace, Round], str] = st.cache_data(
     _found_missing, ttl=PLAN_SECONDS, show_spinner=False
 )
 
@@ -227,7 +227,7 @@ def missing_now(workspace: Workspace, state: LoopState) -> str:
     """Why a round that is ready to be trained cannot be; empty where it can, and while none is ready."""
     if state.step != Step.TRAIN or state.imported or state.round is None:
         return ""
-    return _missing(str(workspace.folder), state.round.number, state.comparisons["done"], workspace)
+    return _missing(str(workspace.folder), state.round.number, state.comparisons["done"], workspace, state.round)
 
 
 def plan_of_training(workspace: Workspace, state: LoopState) -> None:
@@ -320,9 +320,9 @@ def compare_actions(workspace: Workspace, state: LoopState) -> None:
         retry_button(workspace, state.stuck_run, primary=not can_compare(state))
     elif state.open_run is None:
         more_pairs(workspace, primary=not can_compare(state))
-    if state.comparisons["done"]:
+    if state.comparisons["done"] and state.round is not None:
         done = state.comparisons["done"]
-        missing = _missing(str(workspace.folder), state.round.number if state.round else 0, done, workspace)
+        missing = _missing(str(workspace.folder), state.round.number, done, workspace, state.round)
         label = f"Train early, on {counted(done, 'comparison')}"
         train_button(label, workspace, state, early=True, missing=missing)
 
