@@ -123,7 +123,7 @@ def _deciding(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
         return Plan(Act.PROMOTE, f"The gate is open: {gate.checkpoint} is promoted.")
     if gate.suggestion == Decision.KEEP:
         lacking = next(each for each in gate.conditions if each.met is False)
-        return Plan(Act.KEEP, f"{lacking.name}: {lacking.found}. The parent goes on.")
+        return Plan(Act.KEEP, f"{lacking.name}: {lacking.found}. {gate.checkpoint} is kept back.")
     if state.open_run is not None:
         return Plan(Act.WAIT, "Duels are being written.")
     if to_judge := duels_to_judge(state, gate):
@@ -147,9 +147,9 @@ def _more_duels(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
     match = gate.matches[0]
     left = asked.most_duels - match.counts.written
     if few := undecidable_words(gate):
-        return Plan(Act.KEEP, f"{few}. The parent goes on.")
+        return Plan(Act.KEEP, f"{few}. {gate.checkpoint} is kept back.")
     if left <= 0:
-        return Plan(Act.KEEP, f"Undecided after {counted(match.counts.written, 'duel')}: the parent goes on.")
+        return Plan(Act.KEEP, f"Undecided after {counted(match.counts.written, 'duel')}: {gate.checkpoint} is kept back.")
     why = too_few_words(match) or "more duels are written"
     return Plan(Act.WRITE_DUELS, f"Undecided: {why}.", min(left, duels_to_write(gate)))
 

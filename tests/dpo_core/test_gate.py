@@ -100,7 +100,7 @@ def test_automatic_rounds_say_so_and_end_when_every_prompt_is_judged() -> None:
 
     said = "14 held-out prompts cannot decide it at this rate: import more prompts"
     assert before(won=12) == (Act.WRITE_DUELS, 14, f"Undecided: {said}.")
-    assert before(won=12, tie=2) == (Act.KEEP, 0, f"{said}. The parent goes on.")
+    assert before(won=12, tie=2) == (Act.KEEP, 0, f"{said}. round-2 is kept back.")
 
 
 @pytest.mark.parametrize(("counts", "met"), [({"tie": 30}, None), ({"won": 20}, True), ({"lost": 20}, False)])
