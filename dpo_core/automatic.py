@@ -149,7 +149,9 @@ def _more_duels(state: LoopState, gate: Gate, asked: AutomaticSettings) -> Plan:
     if few := undecidable_words(gate):
         return Plan(Act.KEEP, f"{few}. {gate.checkpoint} is kept back.")
     if left <= 0:
-        return Plan(Act.KEEP, f"Undecided after {counted(match.counts.written, 'duel')}: {gate.checkpoint} is kept back.")
+        return Plan(
+            Act.KEEP, f"Undecided after {counted(match.counts.written, 'duel')}: {gate.checkpoint} is kept back."
+        )
     why = too_few_words(match) or "more duels are written"
     return Plan(Act.WRITE_DUELS, f"Undecided: {why}.", min(left, duels_to_write(gate)))
 

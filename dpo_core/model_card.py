@@ -20,7 +20,7 @@ from store.decision_tables import DecisionRecord
 from store.intervals import Estimate
 from store.models import Role
 from store.snapshot_filter import REASONS
-from store.snapshots import trained_words
+from store.snapshots import cut_words, trained_words
 from store.win_rate import DuelVerdict
 from store.wording import counted
 
@@ -109,9 +109,8 @@ def _data(record: CheckpointRecord) -> str:
     snapshot = record.ancestry.snapshot
     if snapshot is None:
         return "Nothing is known here of what it was trained on."
-    held = snapshot.manifest["pairs"]["test"]
     intro = (
-        f"Snapshot `{snapshot.hash[:12]}`: {trained_words(snapshot.manifest)} to train on and {held} held out, from "
+        f"Snapshot `{snapshot.hash[:12]}`: {cut_words(snapshot.manifest)}, from "
         f"{snapshot.manifest['used']:,} of {counted(snapshot.manifest['comparisons'], 'comparison')}."
     )
     parts = [intro, _list([*_people(record), *_kinds(record)])]

@@ -26,7 +26,7 @@ from store.preferences import Poll, Preference, poll_comparisons
 from store.prompts import Message
 from store.roles import require_researcher
 from store.snapshot_filter import SnapshotFilter
-from store.wording import counted
+from store.wording import counted, numbered
 from store.writing_files import folder_written_aside
 
 SPLITS = ("train", "test")
@@ -169,6 +169,18 @@ def trained_words(manifest: dict[str, Any]) -> str:
     """What a manifest's snapshot has to train on: "26 pairs", or "26 pairs and 3 ties"."""
     pairs, ties = manifest["pairs"]["train"], manifest["pairs"].get(TIES, 0)
     return counted(pairs, "pair") + (f" and {counted(ties, 'tie')}" if ties else "")
+
+
+def rounds_of(manifest: dict[str, Any]) -> list[int]:
+    """The rounds that a manifest's snapshot was cut from; none where it was not cut by rounds."""
+    return list(manifest["filter"]["round_numbers"] or ())
+
+
+def cut_words(manifest: dict[str, Any]) -> str:
+    """What a manifest's snapshot holds: "26 pairs to train on and 4 held out, of rounds 1 and 2"."""
+    rounds = rounds_of(manifest)
+    told = f"{trained_words(manifest)} to train on and {manifest['pairs']['test']:,} held out"
+    return f"{told}, of {numbered('round', rounds)}" if rounds else told
 
 
 def list_snapshots(*, session: Session) -> list[Snapshot]:

@@ -1,9 +1,17 @@
 """Numbers in sentences, for messages, reports and screens alike."""
 
+from collections.abc import Sequence
+
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 pair`, `2 pairs`, `1,200 pairs`; `plural` where it is not the noun with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """`round 2`, `rounds 1 and 2`, `rounds 1, 2 and 4`."""
+    *others, last = map(str, numbers)
+    return f"{noun}s {', '.join(others)} and {last}" if others else f"{noun} {last}"
 
 
 def sized(bytes_: float) -> str:

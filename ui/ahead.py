@@ -34,10 +34,10 @@ NAMES = ("left", "right", "tie", "both_bad")  # of the buttons that are a verdic
 _ANSWERS = ", ".join(f'[class*="st-key-{name}-"] button' for name in NAMES)
 _NAMED = "|".join(NAMES)
 
-# A verdict that is given on a pair ahead, after it had been in sight for long enough, is meant for this very pair: it is
-# pressed once the server takes it. `pairloopSeen(pair)`: the server has drawn this pair whole. Until then its texts may
-# be there and the buttons still be those of the pair before, and for a moment after it the server would think a verdict
-# too quick: a slow server loses none.
+# A verdict on a pair ahead, given after it had been in sight for long enough, is meant for this very pair: it is
+# pressed once the server takes it. `pairloopSeen(pair)`: the server has drawn this pair whole. Until then its texts
+# may be there and the buttons still be those of the pair before, and for a moment after it the server would think a
+# verdict too quick: a slow server loses none.
 SCRIPT = (
     """
   const answers = 'ANSWERS', asks = '[class*="st-key-ask-"] button', reasons = '[class*="st-key-why-"] button';

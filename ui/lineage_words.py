@@ -15,7 +15,7 @@ from store.ancestry import Ancestry
 from store.decision_tables import DecisionRecord
 from store.models import Snapshot
 from store.snapshot_filter import drop_in_words
-from store.snapshots import trained_words
+from store.snapshots import cut_words, trained_words
 from store.teaching import Contribution, Touch
 from store.wording import counted
 from ui.judged_words import beside_rows
@@ -90,7 +90,7 @@ def _snapshot_facts(found: Ancestry) -> Iterator[tuple[str, str]]:
         return
     manifest = found.snapshot.manifest
     dropped = [drop_in_words(why, count) for why, count in manifest["dropped"].items() if count]
-    yield "Snapshot", f"{found.snapshot.hash[:12]}: {trained_words(manifest)}, {manifest['pairs']['test']} held out"
+    yield "Snapshot", f"{found.snapshot.hash[:12]}: {cut_words(manifest)}"
     yield "Comparisons", f"{manifest['used']:,} of {manifest['comparisons']:,} used"
     yield "Left out", ", ".join(dropped) or "none"
 

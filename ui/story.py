@@ -17,7 +17,7 @@ from dpo_core.sweep import point_words
 from store.held_out import LITERATURE, Ceiling
 from store.models import Run, RunKind, RunStatus
 from store.rounds import is_paused
-from store.wording import counted
+from store.wording import counted, numbered
 from ui.selection_words import ways_words
 
 LABEL_PAGE, LOOP_PAGE, RUNS_PAGE, DATA_PAGE = "pages/label.py", "pages/loop.py", "pages/runs.py", "pages/data.py"
@@ -148,7 +148,8 @@ def headline(state: LoopState) -> Words:
     number = state.round.number if state.round is not None else 0
     name, done = state.checkpoint.name, state.comparisons.get("done", 0)
     target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
-    too = f", and from those of {_rounds_words(state.written_before)}, which it wrote too," * bool(state.written_before)
+    before = state.written_before
+    too = f", and from those of {numbered('round', before)}, which it wrote too," if before else ""
     learns = f"{name} learns from them{too} and becomes round-{number}."
     texts = {
         Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
@@ -191,11 +192,6 @@ def _decide_words(state: LoopState) -> str:
             f"Is it better than its parent? {judged} of {counted(written, 'blind duel')} are judged, on the Label page."
         )
     return "Which checkpoint writes the next round?"
-
-
-def _rounds_words(numbers: Sequence[int]) -> str:
-    """ "round 2", "rounds 1, 2"."""
-    return f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def _given_words(state: LoopState, done: int, target: int) -> str:

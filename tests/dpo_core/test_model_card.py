@@ -215,7 +215,7 @@ def test_who_compared_is_told_by_their_role(role: Role, trained_on: str, limit: 
         get_or_add_annotator(session=session, name="Lea").role = role
     record = read_record(workspace, "round-1")
     assert f"on 5 {trained_on}" in model_card(record)
-    [narrow] = [each for each in limits(record) if each.startswith("Nearly all it learned, 5 of 5")]
+    [narrow] = [each for each in limits(record) if each.startswith("All it learned, 5 comparisons")]
     assert limit in narrow
     seeding.promote(workspace)
     seeding.open_round(workspace, [(f"Other {n}?", "This.", f"That {n}.") for n in range(3)])

@@ -12,12 +12,16 @@ import pytest
 from sqlmodel import select
 from streamlit.testing.v1 import AppTest
 
-from dpo_core.workspace import Workspace
+from dpo_core.deciding import decide
+from dpo_core.editing_settings import change_section
+from dpo_core.lineage import read_record
+from dpo_core.model_card import model_card
+from dpo_core.workspace import Workspace, open_workspace
 from store.ancestry import read_ancestry
 from store.annotators import get_or_add_annotator, list_annotators
 from store.comparisons import Choice
 from store.database import reading, writing
-from store.models import Checkpoint
+from store.models import Checkpoint, Decision
 from store.teaching import Touch, touched_by
 from tests.browser import seeding
 from tests.ui.conftest import OpenApp, Pairloop, button, labels, words
@@ -125,6 +129,27 @@ def test_one_goes_from_a_checkpoint_to_what_it_learned_from(two_rounds: Workspac
         app.query_params["snapshot"] = snapshot_of(two_rounds, name)
         app.run()
         assert str(app.selectbox(key="snapshot").value).startswith(snapshot_of(two_rounds, name))
+
+
+def test_one_goes_to_the_comparisons_of_every_round_it_learned_from(workspace: Workspace, open_app: OpenApp) -> None:
+    """Round 1 was kept back: where a training takes its parent's own texts, round 2 trains on the labels of both."""
+    change_section(workspace, "training", {"comparisons": "round"})
+    workspace = open_workspace(workspace.folder)
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    seeding.compare(workspace, "Lea", [LEFT] * 4)
+    seeding.train(workspace, steps=2, of=2)
+    decide(workspace, decision=Decision.KEEP, by="Lea")
+    seeding.open_round(workspace, [(f"Other {n}?", f"Text {n}.", f"Another {n}.") for n in range(6)])
+    seeding.compare(workspace, "Lea", [LEFT] * 5)
+    seeding.train(workspace, steps=2, of=2, after=0.6)
+    app = open_app("lineage")
+    assert "9 pairs to train on and 0 held out, of rounds 1 and 2" in words(app)
+    ways = [each.proto.label for each in app.get("page_link")]
+    assert ways[:3] == ["Round 2", "Comparisons of round 1", "Comparisons of round 2"]
+    assert "All it learned, 9 comparisons, is one annotator's view." in words(app)
+    assert "to train on and 0 held out, of rounds 1 and 2, from 9 of 9 comparisons." in model_card(
+        read_record(workspace, "round-2")
+    )
 
 
 def test_an_empty_workspace_has_its_base(workspace: Workspace, open_app: OpenApp) -> None:

@@ -12,6 +12,7 @@ from dpo_core.workspace import Workspace
 from store.ancestry import Ancestry, read_ancestry
 from store.annotators import list_annotators
 from store.database import reading
+from store.snapshots import rounds_of
 from ui import components as show
 from ui import lineage_words as words
 from ui.model_text import message_markdown
@@ -89,9 +90,10 @@ def ways_on(chosen: Ancestry) -> None:
         if chosen.run is not None:
             st.button(f"Run {chosen.run.id}", key="to-run", on_click=go_to_run, args=(chosen.run.id,))
         if chosen.round is not None:
-            number = f"{chosen.round.number}"
-            st.page_link(LOOP_PAGE, label=f"Round {number}", icon=":material/sync:")
-            to_data(f"Comparisons of round {number}", round=number)
+            st.page_link(LOOP_PAGE, label=f"Round {chosen.round.number}", icon=":material/sync:")
+            cut_from = rounds_of(chosen.snapshot.manifest) if chosen.snapshot is not None else []
+            for number in cut_from or [chosen.round.number]:
+                to_data(f"Comparisons of round {number}", round=f"{number}")
         if chosen.snapshot is not None:
             to_data(f"Snapshot {chosen.snapshot.hash[:12]}", snapshot=chosen.snapshot.hash[:12])
     if st.session_state.pop("leave_for_runs", False):

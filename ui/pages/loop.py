@@ -86,6 +86,8 @@ def main() -> None:
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
             actions(workspace, drawn)
+        if drawn.state.step == Step.DECIDE:  # below the buttons: it fills a screen
+            judgement(workspace, drawn.stories[-1].result)
     automatic_control(workspace, drawn.plan, drawn.steps)
     if drawn.link_trouble:
         st.warning(message_markdown(drawn.link_trouble), icon=":material/link_off:")
@@ -177,7 +179,6 @@ def details(workspace: Workspace, seen: Seen) -> None:
         st.error(message_markdown(why), icon=":material/error:")
     if state.step == Step.DECIDE:
         duels_and_gate(state, seen.gate)
-        judgement(workspace, seen.stories[-1].result)
         alarms_line(seen.stories[-1])
 
 
