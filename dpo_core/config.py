@@ -241,7 +241,7 @@ class TrainingSettings(Section):
         "auto", description='Compute in bfloat16 (weights stay float32). "auto": in long trainings, where faster.'
     )
     comparisons: Literal["all", "round"] = Field(
-        "all", description='Train on "all" comparisons so far (imports too), or on the "round" and those kept back.'
+        "all", description='Train on "all" comparisons (imports too), or on the "round" and others of its parent.'
     )
     min_agreement: float = Field(
         0.5, ge=0, le=1, description="Least share of a pair's votes, ties among them, for its majority."

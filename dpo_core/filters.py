@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlmodel import Session
 
@@ -10,8 +11,9 @@ from dpo_core.config import TrainingSettings
 from dpo_core.sweep import Point
 from dpo_core.workspace import Workspace
 from store.database import reading
+from store.decisions import serving_checkpoint
 from store.models import Round
-from store.rounds import is_on_imports, rounds_written_by
+from store.rounds import is_on_imports, rounds_begun_from
 from store.snapshot_filter import SnapshotFilter
 from store.snapshots import what_is_missing
 
@@ -26,17 +28,18 @@ def training_filter(
 ) -> SnapshotFilter:
     """Which comparisons this checkpoint is trained on, as the settings of the training say.
 
-    Where that is the "round" alone: those of every round that it wrote. There are several where what it was trained to
-    was kept back, and their labels are as new to it as the last one's. For a round on imports, still to be opened if
-    `on_imports`, its own are the imported. `sweep`: the points to train at, all on one snapshot.
+    Where these are the "round": those of every round that began from it. There are several where what it was trained to
+    was kept back, or rolled back from, and their labels are as new to it as the last one's. Those of a round on
+    imports, still to be opened if `on_imports`, are the imported. `sweep`: the points to train at, all on one snapshot.
     """
-    own = None
+    numbers, imports = None, True
     if training.comparisons == "round":
-        own = rounds_written_by(session=session, checkpoint_id=checkpoint_id)
-        on_imports = on_imports or any(is_on_imports(session=session, entry=each) for each in own)
+        begun = rounds_begun_from(session=session, checkpoint_id=checkpoint_id)
+        asked = [each for each in begun if not is_on_imports(session=session, entry=each)]
+        numbers, imports = tuple(each.number for each in asked), on_imports or len(asked) < len(begun)
     return SnapshotFilter(
-        round_numbers=None if own is None else tuple(each.number for each in own),
-        include_imported=own is None or on_imports,
+        round_numbers=numbers,
+        include_imported=imports,
         min_agreement=training.min_agreement,
         keep_ties=training.ties != "ignore",
         confidence=training.confidence == "reliability",
@@ -77,11 +80,36 @@ def missing_to_train(workspace: Workspace, current: Round) -> str:
         return what_is_missing(session=session, filter=wanted)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What the open round's training uses beside the round's own comparisons, where these are the "round"."""
+
+    rounds: tuple[int, ...]
+    imports: bool
+
+
+def learned_from_as_well(workspace: Workspace, current: Round | None) -> Earlier:
+    """The earlier rounds that began from the same checkpoint; nothing where a training uses all there is anyway.
+
+    `current`: the open round; None for one on imports that is still to be opened.
+    """
+    training = workspace.settings.training
+    if training.comparisons == "all":
+        return Earlier((), imports=False)
+    with reading(workspace.engine) as session:
+        parent = current.checkpoint_id if current is not None else serving_checkpoint(session=session).id
+        assert parent is not None
+        wanted = training_filter(training, session=session, checkpoint_id=parent)
+        on_imports = current is None or is_on_imports(session=session, entry=current)
+    numbers = tuple(each for each in wanted.round_numbers or () if current is None or each != current.number)
+    return Earlier(numbers, imports=wanted.include_imported and not on_imports)
+
+
 def late_ones_count(workspace: Workspace) -> bool:
     """Whether comparisons made after their round's snapshot was cut are trained on in any case: by the next round.
 
-    Where each round trains on its own comparisons alone they are only if its checkpoint is kept back. A promoted one
-    writes other texts, which is what that setting asks for, so what is late then belongs to no training; it stays in
-    the database, and snapshots and exports have it.
+    Where these are the "round" they are only if its parent is trained again. A checkpoint that was promoted writes
+    other texts, which is what that setting asks for, so what is late then belongs to no training; it stays in the
+    database, and snapshots and exports have it.
     """
     return workspace.settings.training.comparisons == "all"

@@ -42,7 +42,7 @@ from store.models import Checkpoint, Round, RoundStatus, Run, RunKind, RunStatus
 from store.pairs import count_naming_makers, count_pairs
 from store.playground_pairs import kept_exchanges
 from store.prompts import count_prompts, prompts_to_ask
-from store.rounds import add_round, is_on_imports, latest_round, list_rounds, rounds_written_by, set_round_status
+from store.rounds import add_round, is_on_imports, latest_round, list_rounds, set_round_status
 from store.runs import OPEN, cancel_run, get_run, last_run, queue_run, retry_run
 from store.second_looks import move_open_looks
 from store.servable import count_servable
@@ -72,8 +72,7 @@ class LoopState:
     open, and in a round on imports, which asks nobody anything. `late` counts the open round's comparisons that were
     made after its snapshot was cut; `late_ones_count` says what becomes of them. `naming_makers` counts its pairs that
     have a completion which says who wrote it. `pairs` are as `count_servable` has them. `given_up`: the round's last
-    training failed or was cancelled, somebody went back from it, and nothing was compared since. `written_before`: the
-    rounds before the open one that the same checkpoint wrote, as their own were kept back; it learns from these too.
+    training failed or was cancelled, somebody went back from it, and nothing was compared since.
     """
 
     step: Step
@@ -87,7 +86,6 @@ class LoopState:
     late: int = 0
     naming_makers: int = 0
     given_up: bool = False
-    written_before: tuple[int, ...] = ()
 
     @property
     def open_run(self) -> Run | None:
@@ -137,11 +135,7 @@ def read_loop(*, session: Session) -> LoopState:
     late = _count_late(session, current, comparisons["done"])
     naming = count_naming_makers(session=session, round_id=current.id)
     given_up = step == Step.TRAIN and _is_given_up(session, current, comparisons["done"])
-    writer = rounds_written_by(session=session, checkpoint_id=current.checkpoint_id)
-    before = tuple(each.number for each in writer if each.number != current.number)
-    return LoopState(
-        step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming, given_up, before
-    )
+    return LoopState(step, current, checkpoint, comparisons, pairs, prompts, run, imported, late, naming, given_up)
 
 
 def _count_imported(session: Session) -> int:

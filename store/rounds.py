@@ -42,10 +42,11 @@ def list_rounds(*, session: Session) -> list[Round]:
     return list(session.exec(select(Round).order_by(col(Round.number))))
 
 
-def rounds_written_by(*, session: Session, checkpoint_id: int) -> list[Round]:
-    """The rounds whose completions this checkpoint wrote, oldest first: it has learned from none of them.
+def rounds_begun_from(*, session: Session, checkpoint_id: int) -> list[Round]:
+    """The rounds that this checkpoint is the parent of, oldest first: it has learned from none of them.
 
-    All but the last were kept back, or it was rolled back to after them.
+    What all but the last were trained to was kept back, or rolled back from. As a rule the checkpoint wrote their
+    texts as well; not where it took the place of another while the round was compared.
     """
     return list(session.exec(select(Round).where(Round.checkpoint_id == checkpoint_id).order_by(col(Round.number))))
 

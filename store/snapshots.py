@@ -172,15 +172,17 @@ def trained_words(manifest: dict[str, Any]) -> str:
 
 
 def rounds_of(manifest: dict[str, Any]) -> list[int]:
-    """The rounds that a manifest's snapshot was cut from; none where it was not cut by rounds."""
+    """The rounds that a manifest's snapshot was cut from; none where it was cut from all, or from imports alone."""
     return list(manifest["filter"]["round_numbers"] or ())
 
 
 def cut_words(manifest: dict[str, Any]) -> str:
     """What a manifest's snapshot holds: "26 pairs to train on and 4 held out, of rounds 1 and 2"."""
-    rounds = rounds_of(manifest)
     told = f"{trained_words(manifest)} to train on and {manifest['pairs']['test']:,} held out"
-    return f"{told}, of {numbered('round', rounds)}" if rounds else told
+    if manifest["filter"]["round_numbers"] is None:
+        return told
+    rounds = [numbered("round", rounds_of(manifest))] if rounds_of(manifest) else []
+    return f"{told}, of {' and '.join([*rounds, *['imports'] * manifest['filter']['include_imported']])}"
 
 
 def list_snapshots(*, session: Session) -> list[Snapshot]:

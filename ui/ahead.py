@@ -41,14 +41,22 @@ _NAMED = "|".join(NAMES)
 SCRIPT = (
     """
   const answers = 'ANSWERS', asks = '[class*="st-key-ask-"] button', reasons = '[class*="st-key-why-"] button';
-  const dwell = DWELL;
+  const leave = '[class*="st-key-others-"] button, [class*="st-key-why-"] button, [class*="st-key-looking-"] button';
+  const dwell = DWELL, patience = 5000;
   const inSight = () => document.querySelector(".pl-pair");
-  const ahead = { of: null, at: 0, meant: null, timer: 0 };
+  const ahead = { of: null, at: 0, meant: null, timer: 0 };  // `of`: in sight before the server has drawn it whole
+  const forget = () => Object.assign(ahead, { of: null, meant: null });
   const named = /st-key-((?:NAMED)[-\\d]*)-([0-9a-f]+)/;
   const namesOf = (button) => named.exec(button.closest("[class*=st-key-]").className) ?? [];
   const drawnAt = (pair) => {
     const watched = window.pairloopAttention;
     return watched?.told.pair === pair ? watched.shownAt : Infinity;
+  };
+  const tell = (pair) => {
+    const told = document.createElement("p");  // a script with a tag in its text would be left out of the page
+    told.setAttribute("role", "alert");
+    told.textContent = "SILENCE";
+    pair.prepend(told);
   };
   const show = (pair, next) => {
     const before = pair.innerHTML;
@@ -60,19 +68,27 @@ SCRIPT = (
       if (inSight() !== pair || !pair.dataset.ahead) return;
       pair.innerHTML = before;
       delete pair.dataset.ahead;
-      const told = document.createElement("p");  // a script with a tag in its text would be left out of the page
-      told.setAttribute("role", "alert");
-      told.textContent = "SILENCE";
-      pair.prepend(told);
-    }, 5000);
+      forget();
+      tell(pair);
+    }, patience);
+  };
+  const mean = (meant) => {
+    ahead.meant = meant;
+    setTimeout(() => {  // the texts are there, and nothing came after them
+      const pair = inSight();
+      if (ahead.meant !== meant || pair?.dataset.pair !== meant.pair || pair.dataset.ahead) return;
+      forget();
+      tell(pair);
+    }, patience);
   };
   const pressMeant = () => {
     const meant = ahead.meant, pair = inSight();
-    ahead.meant = null;
+    forget();
     if (meant && pair?.dataset.pair === meant.pair && !pair.dataset.ahead)
       document.querySelector(`[class*="st-key-${meant.name}-${meant.pair}"] button`)?.click();
   };
   window.pairloopSeen = (name) => {
+    if (ahead.of !== name) ahead.of = null;  // the server went elsewhere: what it shows later was not read ahead
     if (ahead.meant?.pair !== name) { ahead.meant = null; return; }
     clearTimeout(ahead.timer);
     ahead.timer = setTimeout(pressMeant, Math.max(0, drawnAt(name) + dwell - performance.now()));
@@ -107,7 +123,10 @@ SCRIPT = (
       followReasons();
     }
     const button = event.target.closest?.(answers);
-    if (!button) return;
+    if (!button) {
+      if (event.target.closest?.(leave)) forget();
+      return;
+    }
     const pair = inSight(), next = document.querySelector(".pl-ahead"), [, name, of] = namesOf(button);
     if (!pair) return;
     const now = performance.now(), shown = pair.dataset.ahead ?? pair.dataset.pair, drawn = drawnAt(shown);
@@ -117,7 +136,7 @@ SCRIPT = (
       event.stopPropagation();
       event.preventDefault();
       if (ahead.of !== shown || now - ahead.at < dwell) return;
-      ahead.meant = { pair: shown, name };
+      mean({ pair: shown, name });
       if (drawn < Infinity) window.pairloopSeen(shown);
     }
   }, true);

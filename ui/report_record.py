@@ -66,8 +66,9 @@ def learned_from(facts: Facts) -> str:
         "What each was trained on",
         table(TRAINED_HEAD, rows, about="What each checkpoint was trained on"),
         paragraphs(
-            "As the snapshots say that were cut for training. One holds earlier rounds and imports as well, unless the "
-            "settings say otherwise; pairs on held-out prompts are never trained on.",
+            "As the snapshots say that were cut for training. One holds all comparisons so far, imports too; or, where "
+            'the settings say comparisons = "round", those of its round and of earlier ones that began from the same '
+            "checkpoint. Pairs on held-out prompts are never trained on.",
             kind="note",
         )
         if rows

@@ -11,6 +11,7 @@ from typing import Any
 
 from dpo_core.alarms import Alarm, figured, recorded_alarms
 from dpo_core.automatic import Act, Plan
+from dpo_core.filters import Earlier
 from dpo_core.gate import change_words
 from dpo_core.loop import LoopState, RoundStory, Step
 from dpo_core.sweep import point_words
@@ -148,9 +149,7 @@ def headline(state: LoopState) -> Words:
     number = state.round.number if state.round is not None else 0
     name, done = state.checkpoint.name, state.comparisons.get("done", 0)
     target, pairs = state.round.target if state.round is not None else 0, state.pairs.get("pairs", 0)
-    before = state.written_before
-    too = f", and from those of {numbered('round', before)}, which it wrote too," if before else ""
-    learns = f"{name} learns from them{too} and becomes round-{number}."
+    learns = f"{name} learns from them and becomes round-{number}."
     texts = {
         Step.IMPORT_PROMPTS: ("No prompts yet", "A round needs prompts to ask. Import some to begin."),
         Step.START_ROUND: (
@@ -219,10 +218,19 @@ def plan_words(plan: Plan) -> str:
     return f"{_LEADS.get(plan.act, 'Next: ')}{plan.why}"
 
 
+def as_well_words(earlier: Earlier, parent: str) -> str:
+    """What a training uses beside its round's own comparisons; empty for nothing."""
+    rounds = [f"those of {numbered('round', earlier.rounds)}"] if earlier.rounds else []
+    used = [*rounds, *["the imported ones"] * earlier.imports]
+    if not used:
+        return ""
+    return f"Beside these comparisons training uses {' and '.join(used)}: {parent} has not learned from them either."
+
+
 def late_words(state: LoopState, *, they_count: bool) -> str:
     """How many comparisons came after the training's snapshot was cut, and what becomes of them; empty for none.
 
-    `they_count` is what `dpo_core.loop.late_ones_count` says.
+    `they_count` is what `dpo_core.filters.late_ones_count` says.
     """
     begun = stage_of(state) >= STAGES.index("Train") and state.step != Step.TRAIN
     if not begun or not (state.late or state.pairs.get("open")):
@@ -237,8 +245,8 @@ def fate_words(they_count: bool) -> str:
     if they_count:
         return "What is compared now counts from the next round on."
     return (
-        "What is compared now is kept and exported, but a training uses it only if this round's checkpoint is kept "
-        "back: here, a checkpoint learns from what was compared of its own texts, as it stood when training began."
+        "What is compared now is kept and exported, but a training uses it only if this round's parent is trained "
+        "again: here, a checkpoint learns from the rounds that began from it, as they stood when training began."
     )
 
 

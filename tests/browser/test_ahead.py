@@ -33,14 +33,15 @@ ONLY_THE_TEXTS = """() => {
   delete pair.dataset.ahead;
 }"""
 
-PRESS_WHEN_DRAWN = """() => {
+PRESS_WHEN_DRAWN = """([key, delay]) => {
   const seen = window.pairloopSeen;
   window.pairloopSeen = (name) => {
     window.pairloopSeen = seen;
     seen(name);
-    document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "6", bubbles: true }));
+    setTimeout(() => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true })), delay);
   };
 }"""
+SECOND_PRESS = 60  # ms after the server has drawn the next pair: meant for the one before
 
 LONG_IN_SIGHT = "performance.now() - (window.pairloopAttention?.shownAt ?? Infinity) > 420"
 
@@ -101,7 +102,7 @@ def test_a_verdict_between_the_texts_and_their_buttons_is_kept(page: Page, long_
 def test_a_verdict_the_moment_the_server_has_drawn_what_was_read_ahead_is_kept(page: Page, long_round: Round) -> None:
     page.goto(long_round.url)
     wait_until_ready(page, 1)
-    page.evaluate(PRESS_WHEN_DRAWN)
+    page.evaluate(PRESS_WHEN_DRAWN, ["6", 0])
     with standing_still(long_round.workspace):
         page.keyboard.press("2")
         expect(pane(page, "Left")).to_contain_text("answer to 2.")
@@ -148,6 +149,70 @@ def test_a_double_press_is_no_verdict_on_the_pair_that_was_ahead(page: Page, lon
     expect(page.locator(".pl-ahead")).to_contain_text("answer to 3.")  # the server has drawn the second pair
     page.wait_for_timeout(1000)
     wait_for_question(page, 2)
+    assert [each.question for each in long_round.said()] == [1]
+
+
+def test_a_double_press_while_looking_back_is_no_verdict_on_the_pair_that_comes_back(
+    page: Page, long_round: Round
+) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    page.keyboard.press("2")
+    wait_until_ready(page, 2)
+    page.keyboard.press("p")
+    wait_for_question(page, 1)
+    expect(page.get_by_text("Looking back")).to_be_visible()
+    page.wait_for_function(LONG_IN_SIGHT)
+    page.evaluate(PRESS_WHEN_DRAWN, ["6", SECOND_PRESS])
+    page.keyboard.press("6")
+    wait_until_ready(page, 2)
+    page.wait_for_timeout(500)
+    assert [each.question for each in long_round.said()] == [1, 1]
+
+
+def test_a_double_press_of_a_reason_is_no_verdict_on_the_next_pair(page: Page, long_round: Round) -> None:
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    page.keyboard.press("2")
+    wait_until_ready(page, 2)
+    page.keyboard.press("u")
+    wait_until_ready(page, 1)
+    page.keyboard.press("s")
+    expect(page.get_by_text("Why skip this pair?")).to_be_visible()
+    page.wait_for_function(LONG_IN_SIGHT)
+    page.evaluate(PRESS_WHEN_DRAWN, ["1", SECOND_PRESS])
+    page.keyboard.press("1")
+    wait_until_ready(page, 2)
+    page.wait_for_timeout(500)
+    assert [(each.question, each.verdict == "skip") for each in long_round.said()] == [(1, False), (1, True)]
+
+
+def test_a_press_as_the_server_wakes_is_no_verdict_on_the_pair_it_then_draws(page: Page, long_round: Round) -> None:
+    """Pressed anew, as the notice asks, on the pair that was given back."""
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round.workspace):
+        page.keyboard.press("2")
+        expect(page.get_by_role("alert").filter(has_text="The server has not answered.")).to_be_visible()
+        page.evaluate(PRESS_WHEN_DRAWN, ["6", SECOND_PRESS])
+    wait_until_ready(page, 2)
+    page.wait_for_timeout(500)
+    assert [each.question for each in long_round.said()] == [1]
+
+
+def test_a_verdict_held_back_in_vain_is_asked_for_again(page: Page, long_round: Round) -> None:
+    """The texts of the next pair came, and nothing after them."""
+    page.goto(long_round.url)
+    wait_until_ready(page, 1)
+    with standing_still(long_round.workspace):
+        page.keyboard.press("2")
+        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        page.evaluate(ONLY_THE_TEXTS)
+        page.wait_for_timeout(500)
+        page.keyboard.press("6")
+        expect(page.get_by_role("alert").filter(has_text="The server has not answered.")).to_be_visible()
+    wait_until_ready(page, 2)
+    page.wait_for_timeout(500)
     assert [each.question for each in long_round.said()] == [1]
 
 

@@ -51,6 +51,9 @@ def test_one_button_leads_from_the_decision_to_the_next_round(page: Page, compar
     seeding.compare(comparing.workspace, "me", [Choice.LEFT] * 8)
     seeding.train(comparing.workspace, steps=4, of=4)
     page.goto(f"{comparing.url}/loop")
-    page.get_by_role("button", name="Promote round-1 and start round 2").click()
+    promote = page.get_by_role("button", name="Promote round-1 and start round 2")
+    place, figures = promote.bounding_box(), page.get_by_text("Held-out accuracy before").first.bounding_box()
+    assert place and figures and place["y"] < figures["y"], "what there is to do comes before what fills a screen"
+    promote.click()
     expect(page.get_by_role("heading", name="Round 2: round-1 is writing pairs")).to_be_visible()
     expect(page.get_by_text("promoted round-1")).to_be_visible()

@@ -16,7 +16,7 @@ from dpo_core.automatic import Act, plan_next
 from dpo_core.changing_settings import change_training
 from dpo_core.deciding import decide, go_on
 from dpo_core.errors import RunError
-from dpo_core.filters import late_ones_count, snapshot_filter, training_filter
+from dpo_core.filters import Earlier, late_ones_count, learned_from_as_well, snapshot_filter, training_filter
 from dpo_core.loop import (
     Step,
     cancel,
@@ -33,6 +33,7 @@ from dpo_core.workspace import Workspace
 from store.checkpoints import add_checkpoint, base_checkpoint
 from store.comparisons import Choice
 from store.database import reading, writing
+from store.decisions import roll_back_to
 from store.errors import StateError
 from store.importing import import_preferences
 from store.models import Decision, Prompt, Round, RoundStatus, Run, RunKind, RunStatus
@@ -40,7 +41,7 @@ from store.pairs import NewCompletion, add_completion, add_pair
 from store.rounds import add_round
 from store.runs import cancel_run, claim_run, end_cancelled_run, fail_run, get_run, list_runs, queue_run
 from store.snapshot_filter import SnapshotFilter
-from store.snapshots import cut_snapshot
+from store.snapshots import cut_snapshot, cut_words, get_snapshot
 from tests.browser import seeding
 
 Make = Callable[..., Workspace]
@@ -254,7 +255,8 @@ def test_what_becomes_of_comparisons_of_rounds_before(
     seeding.compare(workspace, "me", [Choice.LEFT] * 3)
     with reading(workspace.engine) as session:
         state = read_loop(session=session)
-    assert (state.late, state.written_before) == (0, (1,) if decision == Decision.KEEP else ())
+    told = (1,) if (setting, decision) == ("round", Decision.KEEP) else ()
+    assert (state.late, learned_from_as_well(workspace, state.round)) == (0, Earlier(told, imports=False))
     start_training(workspace, by="test")
     with reading(workspace.engine) as session:
         second = round_stories(session=session)[1]
@@ -295,7 +297,7 @@ def wanted(workspace: Workspace, checkpoint_id: int, changes: dict[str, Any], **
         return training_filter(training, session=session, checkpoint_id=checkpoint_id, **told)
 
 
-def test_a_checkpoint_learns_from_all_rounds_that_it_wrote_and_has_not_learned_from(make_workspace: Make) -> None:
+def test_a_checkpoint_learns_from_every_round_that_began_from_it(make_workspace: Make) -> None:
     """Kept back, promoted, rolled back to: what `comparisons = "round"` comes to."""
     workspace = make_workspace(training={"comparisons": "round"})
     with writing(workspace.engine) as session:
@@ -309,8 +311,61 @@ def test_a_checkpoint_learns_from_all_rounds_that_it_wrote_and_has_not_learned_f
             session.add(opened)
             session.flush()
     assert wanted(workspace, first, {}) == SnapshotFilter((3, 5), include_imported=False)
-    assert wanted(workspace, base, {}) == SnapshotFilter((1, 2, 4))
+    assert wanted(workspace, base, {}) == SnapshotFilter((1, 2))  # and what is imported, for round 4
     assert wanted(workspace, first, {"comparisons": "all"}) == SnapshotFilter()
+
+
+def test_imports_that_were_kept_back_are_learned_from_beside_the_next_round(
+    make_workspace: Make, tmp_path: Path
+) -> None:
+    workspace = with_imports(make_workspace(prompts=0, training={"comparisons": "round"}), tmp_path)
+    assert learned_from_as_well(workspace, None) == Earlier((), imports=False)  # these are the round's own
+    seeding.train(workspace, steps=1, of=1)
+    decide(workspace, decision=Decision.KEEP, by="test")
+    seeding.open_round(workspace, seeding.plain_exchanges(6))
+    seeding.compare(workspace, "me", [Choice.LEFT] * 4)
+    with reading(workspace.engine) as session:
+        current = read_loop(session=session).round
+    assert learned_from_as_well(workspace, current) == Earlier((), imports=True)
+    training = start_training(workspace, by="test", early=True)
+    with reading(workspace.engine) as session:
+        manifest = get_snapshot(session=session, name=training.settings["snapshot"]).manifest
+    assert (manifest["comparisons"], cut_words(manifest)) == (
+        24,
+        f"{manifest['pairs']['train']} pairs to train on and {manifest['pairs']['test']} held out, "
+        "of round 2 and imports",
+    )
+
+
+def test_the_plan_is_drawn_for_what_the_training_takes(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, drawn_for = with_training_on(trained, "round"), []
+    monkeypatch.setattr(loop, "next_plan", lambda *_, wanted, **__: drawn_for.append(wanted.described()))
+    go_on(workspace, decision=Decision.KEEP, by="test", comparisons=3)
+    seeding.write_pairs(workspace, seeding.plain_exchanges(9)[6:])
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    loop.plan_training(workspace)
+    training = start_training(workspace, by="test")
+    with reading(workspace.engine) as session:
+        cut = get_snapshot(session=session, name=training.settings["snapshot"])
+    assert drawn_for == [cut.manifest["filter"]] and drawn_for[0]["round_numbers"] == [1, 2]
+
+
+def test_who_takes_the_place_of_another_in_an_open_round_learns_from_it(trained: Workspace) -> None:
+    """Round 2 is written by round-1; then base serves again, and is what the round is trained from."""
+    workspace = with_training_on(trained, "round")
+    go_on(workspace, decision=Decision.PROMOTE, by="test", comparisons=3)
+    seeding.write_pairs(workspace, seeding.plain_exchanges(9)[6:])
+    seeding.compare(workspace, "me", [Choice.LEFT] * 3)
+    with writing(workspace.engine) as session:
+        base = base_checkpoint(session=session)
+        roll_back_to(session=session, checkpoint=base, by="test")
+        current = read_loop(session=session).round
+    assert learned_from_as_well(workspace, current) == Earlier((1,), imports=False)
+    training = start_training(workspace, by="test")
+    with reading(workspace.engine) as session:
+        manifest = get_snapshot(session=session, name=training.settings["snapshot"]).manifest
+    assert (training.settings["parent"], manifest["comparisons"]) == ("base", 7)
+    assert cut_words(manifest).endswith("of rounds 1 and 2")
 
 
 def test_filters_follow_pairloop_toml_unless_told(make_workspace: Make) -> None:

@@ -402,11 +402,8 @@ def test_a_round_on_imports_is_trained_again_after_its_training_was_given_up(
     assert step(workspace) == Step.WAIT_FOR_TRAINING
 
 
-def each_round_alone(workspace: Workspace) -> None:
-    settings = workspace.folder / FILE_NAME
-    text = settings.read_text()
-    assert 'comparisons = "all"' in text
-    settings.write_text(text.replace('comparisons = "all"', 'comparisons = "round"'))
+def each_round_alone(workspace: Workspace, *, back: bool = False) -> None:
+    change_section(workspace, "training", {"comparisons": "all" if back else "round"})
 
 
 def test_what_comes_in_after_the_cut_is_counted_and_its_fate_told(compared: Workspace, open_app: OpenApp) -> None:
@@ -418,7 +415,7 @@ def test_what_comes_in_after_the_cut_is_counted_and_its_fate_told(compared: Work
     assert "1 more comparison since training began. What is compared now counts" in words(open_app("loop"))
 
 
-def test_nobody_is_pressed_to_compare_what_no_training_uses(compared: Workspace, open_app: OpenApp) -> None:
+def test_nobody_is_pressed_to_compare_what_a_training_hardly_uses(compared: Workspace, open_app: OpenApp) -> None:
     each_round_alone(compared)
     seeding.train(compared, steps=1, of=4, finish=False)
     seeding.compare(compared, "me", [LEFT, RIGHT])
@@ -438,12 +435,16 @@ def test_labels_of_a_round_that_was_kept_back_are_said_to_be_learned_from(
     compared: Workspace, open_app: OpenApp
 ) -> None:
     seeding.train(compared, steps=4, of=4)
+    each_round_alone(compared)
     seeding.add_prompts(compared, seeding.plain_exchanges(24)[12:])
     go_on(compared, decision=Decision.KEEP, by="Lea", comparisons=4)
     seeding.write_pairs(compared, seeding.plain_exchanges(24)[12:])
-    seeding.compare(compared, "me", [LEFT, RIGHT] * 2)
-    page = words(open_app("loop"))
-    assert "base learns from them, and from those of round 1, which it wrote too, and becomes round-2." in page
+    for some in ([LEFT], [RIGHT, LEFT, RIGHT]):  # to train on early, and all of them
+        seeding.compare(compared, "me", some)
+        page = words(open_app("loop"))
+        assert "Beside these comparisons training uses those of round 1: base has not learned from them" in page
+    each_round_alone(compared, back=True)
+    assert "Beside these" not in words(open_app("loop")), "all there is, and nobody has to be told"
 
 
 def test_a_page_left_open_decides_nothing_about_the_next_round(compared: Workspace, open_app: OpenApp) -> None:

@@ -13,7 +13,7 @@ from dpo_core.automatic import Plan, StepTaken, as_told, plan_next, steps_taken
 from dpo_core.config import Settings
 from dpo_core.deciding import decide, go_on, pick_candidate
 from dpo_core.errors import MemoryRefusedError
-from dpo_core.filters import late_ones_count, missing_to_train
+from dpo_core.filters import late_ones_count, learned_from_as_well, missing_to_train
 from dpo_core.gate import Gate, gate_to_pass
 from dpo_core.loop import (
     LoopState,
@@ -82,6 +82,7 @@ def main() -> None:
     with st.container(border=True, key="now"):
         follow(workspace, drawn)
         if can_train(drawn.state):
+            used_as_well(workspace, drawn.state)
             plan_of_training(workspace, drawn.state)
         # Never in the part that is drawn anew by itself: Streamlit loses a press there if the page is left at once.
         with st.container(horizontal=True, key="actions"):
@@ -215,11 +216,11 @@ _plan: Callable[[str, str, Workspace], MemoryPlan | None] = st.cache_data(
 )
 
 
-def _found_missing(folder: str, number: int, done: int, _workspace: Workspace, _current: Round) -> str:
+def _found_missing(folder: str, number: int, parent_id: int, done: int, _workspace: Workspace, _current: Round) -> str:
     return missing_to_train(_workspace, _current)
 
 
-_missing: Callable[[str, int, int, Workspace, Round], str] = st.cache_data(
+_missing: Callable[[str, int, int, int, Workspace, Round], str] = st.cache_data(
     _found_missing, ttl=PLAN_SECONDS, show_spinner=False
 )
 
@@ -228,7 +229,20 @@ def missing_now(workspace: Workspace, state: LoopState) -> str:
     """Why a round that is ready to be trained cannot be; empty where it can, and while none is ready."""
     if state.step != Step.TRAIN or state.imported or state.round is None:
         return ""
-    return _missing(str(workspace.folder), state.round.number, state.comparisons["done"], workspace, state.round)
+    return missing_in(workspace, state.round, state.comparisons["done"])
+
+
+def missing_in(workspace: Workspace, current: Round, done: int) -> str:
+    """The same of a round with so many comparisons, early or not; known for a while."""
+    return _missing(str(workspace.folder), current.number, current.checkpoint_id, done, workspace, current)
+
+
+def used_as_well(workspace: Workspace, state: LoopState) -> None:
+    """Which comparisons a training uses beside those that the page counts."""
+    current = None if state.step == Step.START_ROUND else state.round
+    words = story.as_well_words(learned_from_as_well(workspace, current), state.checkpoint.name)
+    if words:
+        st.caption(words)
 
 
 def plan_of_training(workspace: Workspace, state: LoopState) -> None:
@@ -323,7 +337,7 @@ def compare_actions(workspace: Workspace, state: LoopState) -> None:
         more_pairs(workspace, primary=not can_compare(state))
     if state.comparisons["done"] and state.round is not None:
         done = state.comparisons["done"]
-        missing = _missing(str(workspace.folder), state.round.number, done, workspace, state.round)
+        missing = missing_in(workspace, state.round, done)
         label = f"Train early, on {counted(done, 'comparison')}"
         train_button(label, workspace, state, early=True, missing=missing)
 
