@@ -75,8 +75,8 @@ def snapshot_filter(
 def missing_to_train(workspace: Workspace, current: Round) -> str:
     """Why this round cannot be trained on yet, not even early, in words; empty where it can."""
     with reading(workspace.engine) as session:
-        training, writer = workspace.settings.training, current.checkpoint_id
-        wanted = training_filter(training, session=session, checkpoint_id=writer)
+        training = workspace.settings.training
+        wanted = training_filter(training, session=session, checkpoint_id=current.checkpoint_id)
         return what_is_missing(session=session, filter=wanted)
 
 

@@ -184,8 +184,8 @@ def flipped(persona: Persona, shown: ShownPair, chance: float, lots: random.Rand
 def wrong_labels(workspace: Workspace, taste: Taste) -> float:
     """The share of the preferences to train on that are the wrong way round."""
     with reading(workspace.engine) as session:
-        writer = base_checkpoint(session=session).id or 0
-        wanted = training_filter(workspace.settings.training, session=session, checkpoint_id=writer)
+        parent = base_checkpoint(session=session).id or 0
+        wanted = training_filter(workspace.settings.training, session=session, checkpoint_id=parent)
         poll = poll_comparisons(session=session, filter=wanted)
     trained = [each for each in poll.preferences if not each.held_out]
     return mean(
