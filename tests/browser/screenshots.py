@@ -115,7 +115,7 @@ def shoot_all(browser: Browser, folder: Path) -> list[Path]:
     a_round(workspace)
     go_on(workspace, decision=Decision.PROMOTE, by="me", force=True)
     a_round(workspace)
-    paths = [shoot(browser, workspace, "loop", 790), shoot(browser, workspace, "runs", 920)]
+    paths = [shoot(browser, workspace, "loop", 860), shoot(browser, workspace, "runs", 920)]
     go_on(workspace, decision=Decision.PROMOTE, by="me", force=True)
     carry_out(workspace)
     compare(workspace, 14)
