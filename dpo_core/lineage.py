@@ -180,12 +180,12 @@ def _data_limits(record: CheckpointRecord) -> Iterator[str]:
         most = max(found.by, key=lambda each: each.trained)
         simulated = sum(each.trained for each in found.by if each.role == Role.SIMULATED)
         if len(found.by) == 1 or most.trained > NARROW * found.trained:
-            told = counted(found.trained, "comparison")
+            whole = counted(found.trained, "comparison")
+            told = f"All it learned, {whole}"
             if most.trained < found.trained:
-                told = f"{most.trained:,} of {told}"
-            share = "All" if most.trained == found.trained else "Nearly all"
+                told = f"Nearly all it learned, {most.trained:,} of {whole}"
             whose = NARROW_WORDS.get(Role(most.role), "is one annotator's view.")
-            yield f"{share} it learned, {told}, {whose}"
+            yield f"{told}, {whose}"
         if simulated:
             yield f"{counted(simulated, 'comparison')} come from simulated annotators, not from people."
     if found is not None and not found.exact:

@@ -50,7 +50,7 @@ from store.prompts import Message
 from store.ranking_tables import Ranking, Slate
 from store.reliability import UNTELLING
 from store.rounds import get_round
-from store.snapshot_filter import REASONS, SnapshotFilter, drop_in_words, rounds_asked_for
+from store.snapshot_filter import REASONS, SnapshotFilter, drops_in_words, rounds_asked_for
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Poll:
 
     def described_drops(self) -> str:
         """The dropped comparisons in words: "31 ties, 1 skip"."""
-        return ", ".join(drop_in_words(reason, count) for reason, count in self.dropped.items() if count)
+        return drops_in_words(self.dropped)
 
 
 @dataclass(frozen=True)

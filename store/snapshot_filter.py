@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,8 +27,13 @@ REASONS = {
 _ONE = {"skip": "skip", "tie": "tie", "not_trained_on": "duel, repeat or gold pair, which is for measuring"}
 
 
-def drop_in_words(reason: str, count: int) -> str:
-    """ "31 ties", "1 skip"; a reason that an older version gave is named as it is."""
+def drops_in_words(dropped: Mapping[str, int]) -> str:
+    """How many comparisons were dropped for which reason: "31 ties, 1 skip"; empty where none was."""
+    return ", ".join(_drop_in_words(reason, count) for reason, count in dropped.items() if count)
+
+
+def _drop_in_words(reason: str, count: int) -> str:
+    """A reason that an older version gave is named as it is."""
     return f"{count:,} {_ONE.get(reason, REASONS.get(reason, reason)) if count == 1 else REASONS.get(reason, reason)}"
 
 

@@ -14,7 +14,7 @@ from dpo_core.lineage import CheckpointRecord, changed_settings, service_words
 from store.ancestry import Ancestry
 from store.decision_tables import DecisionRecord
 from store.models import Snapshot
-from store.snapshot_filter import drop_in_words
+from store.snapshot_filter import drops_in_words
 from store.snapshots import cut_words, trained_words
 from store.teaching import Contribution, Touch
 from store.wording import counted
@@ -89,10 +89,9 @@ def _snapshot_facts(found: Ancestry) -> Iterator[tuple[str, str]]:
     if found.snapshot is None:
         return
     manifest = found.snapshot.manifest
-    dropped = [drop_in_words(why, count) for why, count in manifest["dropped"].items() if count]
     yield "Snapshot", f"{found.snapshot.hash[:12]}: {cut_words(manifest)}"
     yield "Comparisons", f"{manifest['used']:,} of {manifest['comparisons']:,} used"
-    yield "Left out", ", ".join(dropped) or "none"
+    yield "Left out", drops_in_words(manifest["dropped"]) or "none"
 
 
 def _judged_facts(record: CheckpointRecord) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dpo_core.lineage import changed_settings, limits
 from dpo_core.loop import RoundStory
 from store.effort import KINDS, Contributor
 from store.models import Role
-from store.snapshot_filter import drop_in_words
+from store.snapshot_filter import drops_in_words
 from store.snapshots import trained_words
 from store.wording import counted
 from ui import selection_words as selection
@@ -82,7 +82,6 @@ def _trained_row(facts: Facts, story: RoundStory) -> tuple[str, ...]:
     teaching = facts.records[result.name].teaching if result is not None else None
     sources = [each for each in teaching.by if each.role == Role.SOURCE] if teaching is not None else []
     imported = sum(each.trained + each.held_out for each in sources)
-    dropped = [drop_in_words(why, count) for why, count in manifest["dropped"].items() if count]
     changed = changed_settings(result.settings) if result is not None else []
     return (
         result.name if result is not None else f"round {story.round.number}, in training",
@@ -90,7 +89,7 @@ def _trained_row(facts: Facts, story: RoundStory) -> tuple[str, ...]:
         f"{imported:,}" if imported else "",
         trained_words(manifest),
         counted(manifest["pairs"]["test"], "pair"),
-        ", ".join(dropped) or "none",
+        drops_in_words(manifest["dropped"]) or "none",
         ", ".join(f"{each.name} {json.dumps(each.value)} (not {json.dumps(each.default)})" for each in changed),
     )
 

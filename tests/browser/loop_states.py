@@ -65,11 +65,15 @@ def could_not_be_written(folder: Path) -> Workspace:
     return workspace
 
 
-def half_compared(folder: Path) -> Workspace:
+def compared(folder: Path, *, done: int, pairs: int) -> Workspace:
     workspace = nothing_yet(folder)
-    seeding.open_round(workspace, seeding.plain_exchanges(16))
-    seeding.compare(workspace, "lea", [Choice.LEFT] * 7)
+    seeding.open_round(workspace, seeding.plain_exchanges(pairs))
+    seeding.compare(workspace, "lea", [Choice.LEFT] * done)
     return workspace
+
+
+def half_compared(folder: Path) -> Workspace:
+    return compared(folder, done=7, pairs=16)
 
 
 def paused(folder: Path) -> Workspace:
@@ -79,10 +83,7 @@ def paused(folder: Path) -> Workspace:
 
 
 def no_pair_left(folder: Path) -> Workspace:
-    workspace = nothing_yet(folder)
-    seeding.open_round(workspace, seeding.plain_exchanges(9))
-    seeding.compare(workspace, "lea", [Choice.LEFT] * 9)
-    return workspace
+    return compared(folder, done=9, pairs=9)
 
 
 def all_compared(folder: Path) -> Workspace:

@@ -65,6 +65,20 @@ def wait_until_ready(page: Page, number: int) -> None:
     page.wait_for_function(LONG_IN_SIGHT)
 
 
+def answer_the_first(page: Page) -> bool:
+    """Judge the first pair, and have the second in sight while the server stands: is its first answer on the right?"""
+    page.keyboard.press("2")
+    expect(pane(page, "Left")).to_contain_text("answer to 2.")
+    return "First" in pane(page, "Right").inner_text()
+
+
+def questions_in_the_end(page: Page, comparing: Round) -> list[int]:
+    """Which pairs were judged, once the second is there to be judged and nothing more comes of what was pressed."""
+    wait_until_ready(page, 2)
+    page.wait_for_timeout(500)
+    return [each.question for each in comparing.said()]
+
+
 @pytest.mark.parametrize("press", ["2", "ArrowRight", "b", "mouse"])
 def test_the_next_pair_is_there_while_the_server_still_writes(page: Page, long_round: Round, press: str) -> None:
     page.goto(long_round.url)
@@ -89,9 +103,7 @@ def test_a_verdict_between_the_texts_and_their_buttons_is_kept(page: Page, long_
     page.goto(long_round.url)
     wait_until_ready(page, 1)
     with standing_still(long_round.workspace):
-        page.keyboard.press("2")
-        expect(pane(page, "Left")).to_contain_text("answer to 2.")
-        first_is_right = "First" in pane(page, "Right").inner_text()
+        first_is_right = answer_the_first(page)
         page.evaluate(ONLY_THE_TEXTS)
         page.wait_for_timeout(500)  # they are being read
         page.keyboard.press("6")
@@ -104,9 +116,7 @@ def test_a_verdict_the_moment_the_server_has_drawn_what_was_read_ahead_is_kept(p
     wait_until_ready(page, 1)
     page.evaluate(PRESS_WHEN_DRAWN, ["6", 0])
     with standing_still(long_round.workspace):
-        page.keyboard.press("2")
-        expect(pane(page, "Left")).to_contain_text("answer to 2.")
-        first_is_right = "First" in pane(page, "Right").inner_text()
+        first_is_right = answer_the_first(page)
         page.wait_for_timeout(500)  # it is being read
     wait_for_question(page, 3)
     assert [(each.question, each.verdict) for each in long_round.said()][1:] == [(2, "a" if first_is_right else "b")]
@@ -165,9 +175,7 @@ def test_a_double_press_while_looking_back_is_no_verdict_on_the_pair_that_comes_
     page.wait_for_function(LONG_IN_SIGHT)
     page.evaluate(PRESS_WHEN_DRAWN, ["6", SECOND_PRESS])
     page.keyboard.press("6")
-    wait_until_ready(page, 2)
-    page.wait_for_timeout(500)
-    assert [each.question for each in long_round.said()] == [1, 1]
+    assert questions_in_the_end(page, long_round) == [1, 1]
 
 
 def test_a_double_press_of_a_reason_is_no_verdict_on_the_next_pair(page: Page, long_round: Round) -> None:
@@ -195,9 +203,7 @@ def test_a_press_as_the_server_wakes_is_no_verdict_on_the_pair_it_then_draws(pag
         page.keyboard.press("2")
         expect(page.get_by_role("alert").filter(has_text="The server has not answered.")).to_be_visible()
         page.evaluate(PRESS_WHEN_DRAWN, ["6", SECOND_PRESS])
-    wait_until_ready(page, 2)
-    page.wait_for_timeout(500)
-    assert [each.question for each in long_round.said()] == [1]
+    assert questions_in_the_end(page, long_round) == [1]
 
 
 def test_a_verdict_held_back_in_vain_is_asked_for_again(page: Page, long_round: Round) -> None:
@@ -205,15 +211,12 @@ def test_a_verdict_held_back_in_vain_is_asked_for_again(page: Page, long_round: 
     page.goto(long_round.url)
     wait_until_ready(page, 1)
     with standing_still(long_round.workspace):
-        page.keyboard.press("2")
-        expect(pane(page, "Left")).to_contain_text("answer to 2.")
+        answer_the_first(page)
         page.evaluate(ONLY_THE_TEXTS)
         page.wait_for_timeout(500)
         page.keyboard.press("6")
         expect(page.get_by_role("alert").filter(has_text="The server has not answered.")).to_be_visible()
-    wait_until_ready(page, 2)
-    page.wait_for_timeout(500)
-    assert [each.question for each in long_round.said()] == [1]
+    assert questions_in_the_end(page, long_round) == [1]
 
 
 def test_what_the_server_refuses_comes_back(page: Page, long_round: Round) -> None:

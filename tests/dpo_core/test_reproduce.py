@@ -45,15 +45,20 @@ def everything(workspace: Workspace) -> tuple[list[str], int, int]:
         return sorted(files), len(session.exec(select(Checkpoint)).all()), len(session.exec(select(Run)).all())
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_two_rounds_come_out_the_same_to_the_last_bit_and_leave_nothing(make_workspace: Make, tuning: str) -> None:
-    workspace = make_workspace(model={"tuning": tuning}, training=QUICK)
+def train_two_rounds(workspace: Workspace) -> None:
+    """The first is promoted, so that the second is trained from it."""
     ready_to_train(workspace)
     train_a_round(workspace)
     go_on(workspace, decision=Decision.PROMOTE, by="test")
     assert run_next(workspace).status == RunStatus.DONE
     compare_all(workspace, prefer_longer)
     train_a_round(workspace)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_two_rounds_come_out_the_same_to_the_last_bit_and_leave_nothing(make_workspace: Make, tuning: str) -> None:
+    workspace = make_workspace(model={"tuning": tuning}, training=QUICK)
+    train_two_rounds(workspace)
     before = everything(workspace)
     torch.rand(7)  # nothing hangs on what was drawn before
     for which, parent in (("1", "base"), ("2", "round-1"), ("round-2", "round-1")):
@@ -108,12 +113,7 @@ def test_a_parent_that_was_changed_since_is_told_before_anything_is_trained(
 ) -> None:
     base = shutil.copytree(tiny_model, tmp_path / "model")
     workspace = make_workspace(training=QUICK, model={"base": str(base)})
-    ready_to_train(workspace)
-    train_a_round(workspace)
-    go_on(workspace, decision=Decision.PROMOTE, by="test")
-    assert run_next(workspace).status == RunStatus.DONE
-    compare_all(workspace, prefer_longer)
-    train_a_round(workspace)
+    train_two_rounds(workspace)
     change(base)
     heard: list[object] = []
     with pytest.raises(RunError, match=r"round-1 was trained from other weights .* those of base were changed since"):

@@ -45,6 +45,14 @@ def send_back(engine: sa.Engine, margins: dict[int, float], **more: Any) -> list
         return teams.send_back(session, margins, **more)
 
 
+def judged_otherwise_by_ben(engine: sa.Engine, pair: Pair, people: list[int]) -> None:
+    """Ada, who judged it, is not there any more: its second look goes to Ben, who sees it the other way round."""
+    with writing(engine) as session:
+        deactivate_annotator(session=session, name="Ada")
+    (look,) = send_back(engine, {pair.id or 0: -1.0})
+    choose(engine, look, people[1], "a")
+
+
 @pytest.fixture
 def judged(engine: sa.Engine, make_round: Any, people: list[int]) -> tuple[Round, list[Pair]]:
     """A round of 12 pairs; Ada chose `a` in the first eight, the others are open."""
@@ -274,10 +282,7 @@ def test_what_somebody_else_said_is_no_change_of_mind(
     engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]
 ) -> None:
     opened, pairs = judged
-    with writing(engine) as session:
-        deactivate_annotator(session=session, name="Ada")
-    (look,) = send_back(engine, {pairs[0].id or 0: -1.0})
-    choose(engine, look, people[1], "a")
+    judged_otherwise_by_ben(engine, pairs[0], people)
     with reading(engine) as session:
         found = read_second_looks(session=session)
         assert (found.overturned.value, found.by_same.value, found.looks[0].by_same) == (1.0, None, False)
@@ -358,10 +363,7 @@ def test_what_a_retracted_person_had_said_was_not_overturned(
     engine: sa.Engine, judged: tuple[Round, list[Pair]], people: list[int]
 ) -> None:
     _, pairs = judged
-    with writing(engine) as session:
-        deactivate_annotator(session=session, name="Ada")
-    (look,) = send_back(engine, {pairs[0].id or 0: -1.0})
-    choose(engine, look, people[1], "a")
+    judged_otherwise_by_ben(engine, pairs[0], people)
     with reading(engine) as session:
         assert read_second_looks(session=session).overturned_count == 1
     with writing(engine) as session:
