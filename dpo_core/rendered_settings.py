@@ -10,7 +10,9 @@ from dpo_core.config import Section, Settings
 def render_settings(settings: Settings) -> str:
     """A commented pairloop.toml with these values. Reading it gives the same settings back."""
     parts = ["# pairloop's settings for this workspace. Every line is optional: what is left out keeps its default."]
-    parts.append("# pairloop reads it when it starts: after a change, start `pairloop up` again.")
+    parts.append(
+        "# The app goes by a change at once. [worker], [server], [store] and another base wait for a new start."
+    )
     for name, field in Settings.model_fields.items():
         section: Section = getattr(settings, name)
         parts.append(f"\n# {type(section).__doc__}\n[{name}]")
