@@ -66,7 +66,12 @@ def served_words(checkpoint: Checkpoint, decisions: Sequence[DecisionRecord]) ->
 def _let_serve(record: DecisionRecord) -> str:
     how = {"promote": "promoted", "roll_back": "rolled back to"}[record.action]
     forced = ", against the gate" if record.forced else ""
-    return f"{how} by {record.by or 'nobody named'} on {record.created_at:%Y-%m-%d %H:%M} UTC{forced}"
+    return f"{how} {decided_words(record)}{forced}"
+
+
+def decided_words(record: DecisionRecord) -> str:
+    """By whom something was decided, and when."""
+    return f"by {record.by or 'nobody named'} on {record.created_at:%Y-%m-%d %H:%M} UTC"
 
 
 def gate_table(gate: Gate) -> list[tuple[str, str, str]]:

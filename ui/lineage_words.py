@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 from dpo_core.gate import match_words
 from dpo_core.lineage import CheckpointRecord, changed_settings, service_words
 from store.ancestry import Ancestry
-from store.decision_tables import DecisionRecord
 from store.models import Snapshot
 from store.snapshot_filter import drops_in_words
 from store.snapshots import cut_words, trained_words
 from store.teaching import Contribution, Touch
 from store.wording import counted
+from ui.duel_words import decided_words
 from ui.judged_words import beside_rows
 from ui.story import accuracy_line, percent, warnings
 
@@ -61,16 +61,12 @@ def decision_words(found: Ancestry) -> str:
     decided = found.decided
     if decided is None:
         if found.parent is None:
-            return f"It is where the loop began. {service_words(found, _by_whom)}".rstrip()
+            return f"It is where the loop began. {service_words(found, decided_words)}".rstrip()
         others = {"not picked": "A sweep went on with another."}
         return others.get(found.standing, "Nothing was decided about it yet.")
     what = {"promote": "Promoted", "keep": "Kept back"}[decided.action]
     against = ", against the gate" if decided.forced else ""
-    return f"{what}{against} {_by_whom(decided)}. {service_words(found, _by_whom)}".rstrip()
-
-
-def _by_whom(decision: DecisionRecord) -> str:
-    return f"by {decision.by or 'nobody named'} on {decision.created_at:%Y-%m-%d %H:%M} UTC"
+    return f"{what}{against} {decided_words(decided)}. {service_words(found, decided_words)}".rstrip()
 
 
 def facts(record: CheckpointRecord) -> list[tuple[str, str]]:
